@@ -1,0 +1,70 @@
+SHELL := /bin/bash -o pipefail
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# uv trusts what the machine trusts.
+export UV_SYSTEM_CERTS := true
+# Molecule keeps its state where Ansible keeps its own: two checkouts never share it.
+export ANSIBLE_HOME := $(CURDIR)/.ansible
+# Frames cut Ansible's output to 80 columns.
+export MOLECULE_COMMAND_BORDERS := false
+
+LAB ?= demo
+HOST ?= control1
+STEP ?= test
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-14s %s\n", $$1, $$2}' Makefile
+
+.PHONY: setup
+setup: .venv/.complete ## Install the pinned controller toolchain into .venv
+
+.venv/.complete: requirements.txt
+	/usr/bin/python3 -c 'import ensurepip' 2> /dev/null || { apt-get update -qq && apt-get install -y -qq python3-venv; }
+	/usr/bin/python3 -m venv .venv
+	awk '/^uv==/ {inside = 1} inside; !/\\$$/ {inside = 0}' requirements.txt > .venv/uv.txt
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement .venv/uv.txt
+	uv pip sync --quiet --require-hashes --python .venv/bin/python requirements.txt
+	mkdir -p .ansible/collections/ansible_collections/dataops
+	ln -sfn ../../../.. .ansible/collections/ansible_collections/dataops/airflow
+	touch $@
+
+.PHONY: requirements
+requirements: setup ## Renew requirements.txt from requirements.in
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes requirements.in -o requirements.txt
+
+.PHONY: lint
+lint: setup ## Check YAML, playbooks, Python and shell scripts
+	yamllint -s .
+	ansible-lint --offline
+	ruff check .
+	ruff format --check .
+	mypy
+	shellcheck .ci/run lab/*.sh
+
+.PHONY: unit
+unit: setup ## Run the tests that need no hosts
+	pytest tests/unit tests/contract tests/golden
+
+.PHONY: scenario
+scenario: setup ## Run one molecule scenario: NAME=cluster [STEP=converge]
+	molecule $(STEP) -s $(NAME)
+
+.PHONY: test
+test: setup ## Run everything: lint, unit, every molecule scenario
+	lab/test.sh
+
+.PHONY: demo
+demo: setup ## Start a cluster on this machine, to look at
+	lab/demo.sh up
+
+.PHONY: demo-down
+demo-down: setup ## Remove the demo and all it made
+	lab/demo.sh down
+
+.PHONY: shell
+shell: ## Open a shell on a lab's host: HOST=worker1 [LAB=demo]
+	ssh -F .lab/$(LAB)/ssh_config $(HOST)
+
+.PHONY: clean
+clean: ## Remove the toolchain and the caches
+	rm -rf .venv .cache .ansible .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Run every stage of the tests in order, up to the first that fails.
+set -euo pipefail
+shopt -s extglob nullglob
+cd "$(dirname "$0")/.."
+
+passed=0
+stage() {
+  local name=$1 start=$SECONDS
+  shift
+  printf '\n===== %s\n' "$name"
+  if ! "$@"; then
+    printf '\n===== %s FAILED after %d s\n%d passed, 1 failed\n' "$name" $((SECONDS - start)) "$passed"
+    exit 1
+  fi
+  passed=$((passed + 1))
+  printf '===== %s passed in %d s\n' "$name" $((SECONDS - start))
+}
+
+stage machine lab/machine.sh shellcheck
+stage lint make --no-print-directory lint
+stage unit make --no-print-directory unit
+# The smallest first: what breaks everywhere shows soonest there.
+for file in molecule/{single_host,cluster,!(single_host|cluster)}/molecule.yml; do
+  scenario=$(basename "$(dirname "$file")")
+  stage "scenario $scenario" molecule test -s "$scenario"
+done
+
+printf '\n%d passed, 0 failed\n' "$passed"

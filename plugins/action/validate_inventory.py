@@ -1,0 +1,176 @@
+# Copyright: the dataops.airflow contributors
+# Apache License 2.0 (see LICENSE)
+"""Collect the whole inventory as plain data, check it, and fail with one message that lists all problems."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible.template import Templar
+from ansible.vars.manager import VariableManager
+from ansible_collections.dataops.airflow.plugins.module_utils import inventory_rules as rules
+
+COLLECTION = Path(__file__).resolve().parents[2]
+
+Values = dict[str, Any]
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """See plugins/modules/validate_inventory.py for the documentation."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: Any = None, task_vars: Values | None = None) -> Values:
+        """Validate the inventory.
+
+        :returns: ``changed`` (false) and ``msg``, one line about the cluster.
+        :raises AnsibleActionFail: there are problems; the message lists all of them.
+        """
+        result: Values = super().run(tmp, task_vars)
+        _, arguments = self.validate_argument_spec(
+            {"exclude_prefixes": {"type": "list", "elements": "str", "default": []}}
+        )
+        inventory, catalogue = self._collect(task_vars or {}, arguments["exclude_prefixes"])
+        problems = rules.check_inventory(inventory, catalogue)
+        if problems:
+            count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+            raise AnsibleActionFail(
+                rules.report(f"The inventory has {count}. Nothing was changed.", problems), result={"changed": False}
+            )
+        executor = ",".join(rules.executors(inventory, catalogue))
+        result.update(changed=False, msg=f"The inventory is valid: {len(inventory.hosts)} host(s), {executor}.")
+        return result
+
+    def _collect(self, task_vars: Values, ignored: list[str]) -> tuple[rules.Inventory, rules.Catalogue]:
+        """Return the inventory and the collection's own knowledge as plain data.
+
+        The names come from a variable manager of our own: it knows inventories and --extra-vars, but neither what this
+        run registered nor what roles define. The templates see all that the roles' templates will see.
+        """
+        hostvars = task_vars["hostvars"]
+        manager = VariableManager(loader=self._loader, inventory=hostvars._inventory)
+        roles = {role: COLLECTION / "roles" / role for role in rules.ROLES}
+        defaults = self._variables(path / "defaults" / "main.yml" for path in roles.values())
+        constants_of = {role: self._variables([path / "vars" / "main.yml"]) for role, path in roles.items()}
+        constants = {name: value for values in constants_of.values() for name, value in values.items()}
+        prefixes = tuple(f"{under}{role}_" for role in rules.ROLES for under in ("", "__"))
+
+        variables: dict[str, Values] = {}
+        failures: dict[str, dict[str, str]] = {}
+        origins: dict[str, dict[str, str]] = {}
+        templated_defaults: Values = {}
+        groups = {name: list(members) for name, members in task_vars["groups"].items()}
+        for host in rules.Inventory(groups, {}).hosts:
+            set_here = manager.get_vars(host=hostvars._inventory.get_host(host), include_hostvars=False)
+            context = {**defaults, **hostvars.raw_get(host), **constants, "hostvars": hostvars}
+            templar = Templar(loader=self._loader, variables=context)
+            variables[host], failures[host], origins[host] = {}, {}, {}
+            for key, raw in set_here.items():
+                name = str(key)
+                if not name.startswith(prefixes) and name != "ansible_host":
+                    continue
+                origins[host][name] = _origin(raw) or _origin(key)
+                try:
+                    variables[host][name] = _plain(templar.template(raw))
+                except Exception as error:  # whatever a user's template raises is a problem to report
+                    failures[host][name] = _reason(name, raw, error)
+            if not templated_defaults:
+                templated_defaults = _template_what_works(templar, defaults)
+
+        paths = {path: _kind(self._loader.path_dwim(path)) for path in rules.local_paths(variables)}
+        locks = sorted(
+            path.stem.removeprefix("airflow-") for path in roles["airflow"].glob("files/locks/airflow-*.txt")
+        )
+        return (
+            rules.Inventory(groups, variables, failures, origins, paths, ignored),
+            rules.Catalogue(
+                options={role: options for role, path in roles.items() if (options := _options(path))},
+                constants={name: role for role, values in constants_of.items() for name in values},
+                defaults=templated_defaults,
+                locks=locks,
+            ),
+        )
+
+    def _variables(self, paths: Any) -> Values:
+        """Return the variables of some files of the collection, as templates. A missing file has none."""
+        values: Values = {}
+        for path in paths:
+            if path.is_file():
+                values.update(self._loader.load_from_file(str(path), trusted_as_template=True) or {})
+        return values
+
+
+def _options(role: Path) -> Values:
+    """Return the union of the options of all entry points of a role; nothing if it has no argument specs."""
+    path = role / "meta" / "argument_specs.yml"
+    if not path.is_file():
+        return {}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C takes a tenth of the time
+    entry_points = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)["argument_specs"]  # noqa: S506
+    return {name: spec for entry in entry_points.values() for name, spec in (entry.get("options") or {}).items()}
+
+
+def _template_what_works(templar: Templar, defaults: Mapping[str, Any]) -> Values:
+    """Return the defaults whose templates can be computed; the others depend on what the inventory lacks."""
+    values = {}
+    for name, raw in defaults.items():
+        try:
+            values[str(name)] = _plain(templar.template(raw))
+        except Exception:  # noqa: S112  not a problem of the inventory by itself
+            continue
+    return values
+
+
+def _plain(value: Any) -> Any:
+    """Return a copy made of built-in types only, without the tags that Ansible's own types carry."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    return value
+
+
+def _reason(name: str, raw: Any, error: Exception) -> str:
+    """Return why a template failed, on one line; for a secret without any detail; empty if it may wait for facts."""
+    if rules.may_wait_for_facts(name, raw):
+        return ""
+    if name in rules.SECRETS:
+        return f"its template or its vault fails ({type(error).__name__}); the detail is withheld, as it is a secret"
+    return re.sub(r"\s+", " ", f"its template fails: {error}")
+
+
+def _origin(value: Any) -> str:
+    """Return `file:line` of a value from an inventory, relative to the working directory; "" where unknown."""
+    try:
+        from ansible._internal._datatag._tags import Origin
+    except ImportError:  # private to ansible-core: without it, messages only lack the place
+        return ""
+    origin = Origin.get_tag(value)
+    if not origin or not origin.path:
+        return ""
+    relative = os.path.relpath(origin.path)
+    path = origin.path if relative.startswith("..") else relative
+    return f"{path}:{origin.line_num}" if origin.line_num else path
+
+
+def _kind(path: str) -> str:
+    place = Path(path).expanduser()
+    return "directory" if place.is_dir() else "file" if place.is_file() else "missing"

@@ -1,0 +1,55 @@
+# Copyright: the dataops.airflow contributors
+# Apache License 2.0 (see LICENSE)
+"""Filters that turn the configuration dict into the text of an airflow.cfg."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Callable, Mapping
+
+from ansible.errors import AnsibleFilterError
+
+Config = Mapping[str, Mapping[str, Any]]
+
+
+def options_for(config: Config, component: str, readers: Mapping[str, list[str]]) -> dict[str, dict[str, Any]]:
+    """Select the options that a component gets.
+
+    :param config: ``{section: {option: value}}``.
+    :param component: name of the component; ``cli`` gets every option.
+    :param readers: ``{"section.option": [components that read it]}``; an option that is not named is for all.
+    :returns: the selection, without empty sections and without options whose value is ``None``.
+    """
+    chosen: dict[str, dict[str, Any]] = {}
+    for section, options in config.items():
+        if not isinstance(options, Mapping):
+            raise AnsibleFilterError(f"section {section} of airflow_config must be a dict of options")
+        for option, value in options.items():
+            allowed = readers.get(f"{section}.{option}")
+            if value is not None and (component == "cli" or allowed is None or component in allowed):
+                chosen.setdefault(section, {})[option] = value
+    return chosen
+
+
+def option_text(value: Any) -> str:
+    """Write a value so that Airflow's parser reads it back: ``%`` doubled, lists and dicts as JSON.
+
+    :raises AnsibleFilterError: for a value with a newline, which would start another option.
+    """
+    if isinstance(value, (list, tuple, dict)):
+        text = json.dumps(value)
+    elif isinstance(value, bool):
+        text = str(value)
+    else:
+        text = str(value)
+    if "\n" in text or "\r" in text:
+        raise AnsibleFilterError("a value of airflow_config holds a newline; Airflow's file has one line for each option")
+    return text.replace("%", "%%")
+
+
+class FilterModule:
+    """Filters of this collection for airflow.cfg."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Names and functions."""
+        return {"options_for": options_for, "option_text": option_text}

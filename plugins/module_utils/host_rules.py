@@ -1,0 +1,267 @@
+# Copyright: the dataops.airflow contributors
+# Apache License 2.0 (see LICENSE)
+"""What makes a set of probed hosts fit for an Airflow cluster.
+
+`check_hosts` is a pure function: what `dataops.airflow.host_probe` found goes in, a list of `Problem` comes out.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import AIRFLOW_GROUPS, GROUPS, Problem
+
+Probe = Mapping[str, Any]
+Probes = Mapping[str, Probe]
+
+SYSTEMS = {"debian": ("12", "13"), "ubuntu": ("22.04", "24.04")}
+"""Operating systems: id -> versions."""
+
+PYTHON_MINORS = (10, 13)
+"""First and last minor version of Python 3 that the locks are made for."""
+
+MINIMUM_SYSTEMD = 245
+MAXIMUM_CLOCK_DIFFERENCE = 5.0
+"""Seconds. Airflow grants 10 (`[api_auth] jwt_leeway`) between the two clocks of a request; half is for drift."""
+
+RELEASES = "/opt/airflow/releases"
+MINIMUM_FREE = 2 * 1024**3
+"""Bytes. An environment takes 0.4 GB, the old ones are kept beside it."""
+
+
+def check_hosts(
+    probes: Probes, groups: Mapping[str, Sequence[str]], minimum_free: Mapping[str, int] | None = None
+) -> list[Problem]:
+    """Return everything that is wrong with the probed hosts; an empty list means that they are fit.
+
+    :param probes: host -> what `dataops.airflow.host_probe` returned as ``probe``. Hosts that are in none of the
+        collection's groups do not matter.
+    :param groups: group -> names of its members.
+    :param minimum_free: path -> bytes that must be free, on each host whose probe has the path or a parent of it.
+        None: 2 GiB for `RELEASES` on hosts that get an Airflow environment.
+    """
+    probes = _members(probes, groups, GROUPS)
+    airflow = _members(probes, groups, AIRFLOW_GROUPS)
+    free = check_free(airflow, {RELEASES: MINIMUM_FREE}) if minimum_free is None else check_free(probes, minimum_free)
+    return [
+        *check_systems(probes),
+        *check_systemd(probes),
+        *check_python(airflow),
+        *check_clocks(probes),
+        *check_ports(probes),
+        *check_names(probes),
+        *free,
+    ]
+
+
+def clock_offset(sent: float, received: float, started: float, ended: float) -> tuple[float, float]:
+    """Return by how many seconds a host's clock is ahead of the controller's, and the uncertainty, as NTP does.
+
+    :param sent: controller's clock before the call, in seconds.
+    :param received: controller's clock after the call.
+    :param started: host's clock when the call started there.
+    :param ended: host's clock when it ended there.
+    """
+    offset = ((started - sent) + (ended - received)) / 2
+    uncertainty = ((received - sent) - (ended - started)) / 2
+    return offset, max(0.0, uncertainty)
+
+
+def check_systems(probes: Probes) -> list[Problem]:
+    """Check the operating systems."""
+    allowed = ", ".join(f"{name.capitalize()} {version}" for name, versions in SYSTEMS.items() for version in versions)
+    hosts_by_system: dict[str, list[str]] = {}
+    for host, probe in probes.items():
+        if probe["os"]["version_id"] not in SYSTEMS.get(probe["os"]["id"], ()):
+            hosts_by_system.setdefault(probe["os"]["pretty"], []).append(host)
+    return [
+        Problem(
+            f"operating system of {', '.join(hosts)}",
+            system or "unknown (no /etc/os-release)",
+            allowed,
+            "use hosts with one of these",
+        )
+        for system, hosts in hosts_by_system.items()
+    ]
+
+
+def check_systemd(probes: Probes) -> list[Problem]:
+    """Check that the hosts run a systemd that knows the settings of our units."""
+    hosts_by_version: dict[int, list[str]] = {}
+    for host, probe in probes.items():
+        if probe["systemd"] < MINIMUM_SYSTEMD:
+            hosts_by_version.setdefault(probe["systemd"], []).append(host)
+    return [
+        Problem(
+            f"systemd of {', '.join(hosts)}",
+            f"version {version}" if version else "the host does not run systemd",
+            f"version {MINIMUM_SYSTEMD} or newer, as the init system",
+            "upgrade the operating system" if version else "boot the host (or container) with systemd",
+        )
+        for version, hosts in hosts_by_version.items()
+    ]
+
+
+def check_python(airflow: Probes) -> list[Problem]:
+    """Check that the hosts that get an Airflow environment have one and the same supported Python."""
+    problems = []
+    first, last = PYTHON_MINORS
+    versions = [f"3.{minor}" for minor in range(first, last + 1)]
+    hosts_by_version: dict[str, list[str]] = {}
+    for host, probe in airflow.items():
+        hosts_by_version.setdefault(probe["python"]["version"], []).append(host)
+    for version in [version for version in hosts_by_version if version not in versions]:
+        hosts = hosts_by_version.pop(version)
+        problems.append(
+            Problem(
+                f"Python of {', '.join(hosts)}",
+                ", ".join(sorted({airflow[host]["python"]["full"] or "none" for host in hosts})),
+                f"{versions[0]} to {versions[-1]}",
+                "use a supported operating system" if version else "install the package python3",
+            )
+        )
+    if len(hosts_by_version) > 1:
+        systems = {host: probe["os"]["pretty"] for host, probe in airflow.items()}
+        problems.append(
+            Problem(
+                "Python of the Airflow hosts",
+                "\n".join(
+                    f"{version} on {host} ({systems[host]})"
+                    for version in sorted(hosts_by_version, key=_numbers)
+                    for host in hosts_by_version[version]
+                ),
+                "one minor version on all hosts that run Airflow, as they share one environment",
+                "use hosts with one release of one operating system",
+            )
+        )
+    return problems
+
+
+def check_clocks(probes: Probes) -> list[Problem]:
+    """Check that no two clocks are too far apart, beyond what the measurement is uncertain by."""
+    known = {
+        host: (probe["clock_offset"], probe["clock_uncertainty"])
+        for host, probe in probes.items()
+        if "clock_offset" in probe
+    }
+    apart = {
+        host
+        for pair in combinations(known, 2)
+        for host in pair
+        if _apart(known[pair[0]], known[pair[1]]) > MAXIMUM_CLOCK_DIFFERENCE
+    }
+    if not apart:
+        return []
+    return [
+        Problem(
+            "clocks",
+            "\n".join(
+                f"{host} is {abs(offset):.1f} s {'ahead of' if offset >= 0 else 'behind'} the controller"
+                f" (±{uncertainty:.1f} s)"
+                for host, (offset, uncertainty) in sorted(known.items(), key=lambda item: item[1])
+            ),
+            f"at most {MAXIMUM_CLOCK_DIFFERENCE:g} s between any two hosts; beyond 10 s Airflow refuses its own tokens "
+            "and log requests: tasks fail, logs are unreadable",
+            "on these hosts: apt install chrony (or timedatectl set-ntp true), then check with timedatectl; "
+            "in a container or VM, set the clock of the machine below",
+        )
+    ]
+
+
+def check_ports(probes: Probes) -> list[Problem]:
+    """Check that nobody but the expected unit listens on the cluster's ports."""
+    problems = []
+    for host, probe in probes.items():
+        units: dict[int, list[str]] = {}
+        for asked in probe["asked"]:
+            units.setdefault(asked["port"], []).append(asked["unit"])
+        foreign: dict[tuple[int, str], list[str]] = {}
+        for entry in probe["listening"]:
+            expected = units.get(entry["port"], [])
+            if any(is_unit(entry["unit"], unit) for unit in expected):
+                continue
+            who = entry["process"] or "a process that could not be identified (is become: true set?)"
+            if entry["pid"]:
+                who += f", process {entry['pid']}, {'unit ' + entry['unit'] if entry['unit'] else 'of no unit'}"
+            foreign.setdefault((entry["port"], who), []).append(entry["address"])
+        for (port, who), addresses in foreign.items():
+            problems.append(
+                Problem(
+                    f"port {port} on {host}",
+                    f"taken by {who}, on {', '.join(addresses)}",
+                    f"free, or taken by {' or '.join(units[port])}",
+                    "stop that program, or give the cluster's component another port in the inventory",
+                )
+            )
+    return problems
+
+
+def check_names(probes: Probes) -> list[Problem]:
+    """Check that each host resolves the names of those it talks to."""
+    hosts_by_name: dict[str, list[str]] = {}
+    for host, probe in probes.items():
+        for name in probe["unresolved"]:
+            hosts_by_name.setdefault(name, []).append(host)
+    return [
+        Problem(
+            f"name {name}",
+            f"not resolved on {', '.join(hosts)}",
+            "a name that every host resolves, or an IP address",
+            "set cluster_address of that host to its IP address, or add the name to DNS or /etc/hosts",
+        )
+        for name, hosts in hosts_by_name.items()
+    ]
+
+
+def check_free(probes: Probes, minimum: Mapping[str, int]) -> list[Problem]:
+    """Check the free space for paths, by the nearest parent that the host's probe has."""
+    problems = []
+    for path, wanted in minimum.items():
+        for host, probe in probes.items():
+            probed = next(
+                (str(place) for place in (Path(path), *Path(path).parents) if str(place) in probe["free"]), ""
+            )
+            if probed and probe["free"][probed] < wanted:
+                problems.append(
+                    Problem(
+                        f"free space for {path} on {host}",
+                        _size(probe["free"][probed]),
+                        f"at least {_size(wanted)}",
+                        "make space (old releases, journals, apt's cache), or give the path a larger file system",
+                    )
+                )
+    return problems
+
+
+def is_unit(unit: str, expected: str) -> bool:
+    """Return whether a unit is the expected one, or an instance of it.
+
+    `postgresql@15-main.service` is an instance of `postgresql`: Debian's `postgresql.service` only starts those.
+
+    :param expected: unit name or shell pattern, with or without ``.service``.
+    """
+    name, pattern = unit.removesuffix(".service"), expected.removesuffix(".service")
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern.removesuffix('@')}@*")
+
+
+def _members(probes: Probes, groups: Mapping[str, Sequence[str]], names: Sequence[str]) -> Probes:
+    """Return the probes of the hosts that are in one of the named groups."""
+    hosts = {host for name in names for host in groups.get(name, ())}
+    return {host: probe for host, probe in probes.items() if host in hosts}
+
+
+def _apart(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """Return the seconds by which two (offset, uncertainty) certainly differ."""
+    return abs(one[0] - other[0]) - one[1] - other[1]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def _size(amount: int) -> str:
+    return f"{amount / 1024**3:.1f} GiB"

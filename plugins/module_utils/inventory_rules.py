@@ -1,0 +1,872 @@
+# Copyright: the dataops.airflow contributors
+# Apache License 2.0 (see LICENSE)
+"""What makes an inventory a valid Airflow cluster.
+
+`check_inventory` is a pure function: plain data in, a list of `Problem` out. It reads no file, no host and no
+Ansible object; `plugins/action/validate_inventory.py` collects the data and prints the result.
+No text made here contains the value of a secret.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+CONTROL_GROUPS = ("schedulers", "webservers", "dag_processors", "triggerers", "flower")
+"""The groups of Airflow's control components."""
+
+AIRFLOW_GROUPS = (*CONTROL_GROUPS, "workers")
+"""The groups whose members get an Airflow environment."""
+
+GROUPS = ("postgresql", "redis", *AIRFLOW_GROUPS)
+"""Every group that the collection reads."""
+
+REQUIRED_GROUPS = {
+    "schedulers": "runs the scheduler",
+    "webservers": "serves the web UI and the API that tasks talk to",
+    "dag_processors": "reads the DAG files",
+}
+
+SIMILAR_GROUPS = {
+    "api_server": "webservers",
+    "api_servers": "webservers",
+    "celery_workers": "workers",
+    "postgres": "postgresql",
+}
+"""Names that people write instead, and that are too far from the right one for difflib."""
+
+ROLES = ("cluster", "postgresql", "redis", "airflow")
+"""The roles of the collection. A role owns every variable that starts with its name and an underscore."""
+
+EXECUTORS = ("LocalExecutor", "CeleryExecutor")
+
+COMMON_SECRETS = (
+    "cluster_database_password",
+    "airflow_fernet_key",
+    "airflow_jwt_secret",
+    "airflow_api_secret_key",
+    "airflow_admin_password",
+)
+CELERY_SECRETS = ("cluster_results_password", "cluster_redis_password")
+FLOWER_SECRETS = ("cluster_redis_flower_password", "airflow_flower_password")
+REDIS_SECRETS = ("redis_admin_password",)
+SECRETS = (*COMMON_SECRETS, *CELERY_SECRETS, *FLOWER_SECRETS, *REDIS_SECRETS)
+
+CLUSTER_WIDE = ("airflow_version", "airflow_executor", "airflow_extras", "airflow_lock", *SECRETS)
+"""Variables that must be equal everywhere, beside all `cluster_*` ones."""
+
+HOST_SPECIFIC = ("cluster_address",)
+"""The `cluster_*` variables that differ from host to host."""
+
+READ_BY_OTHERS = ("cluster_address", "airflow_worker_concurrency")
+"""Host-specific variables that the configuration of other hosts is computed from."""
+
+PORTS = (
+    ("postgresql", "cluster_database_port"),
+    ("redis", "cluster_redis_port"),
+    ("schedulers", "cluster_scheduler_health_port"),
+    ("webservers", "cluster_webserver_port"),
+    ("triggerers", "cluster_triggerer_log_port"),
+)
+"""Groups with the options that hold the ports which their members always listen on."""
+
+CELERY_PORTS = (("flower", "cluster_flower_port"), ("workers", "cluster_worker_log_port"))
+LOCAL_PORTS = (("schedulers", "cluster_worker_log_port"),)
+"""A scheduler whose first executor is LocalExecutor serves the logs of its tasks itself."""
+
+MINIMUM_PASSWORD = 12
+"""Shortest accepted password, in characters."""
+
+MINIMUM_SIGNING_KEY = 64
+"""Shortest accepted key for HMAC-SHA512 (tokens, signed log requests), in bytes."""
+
+SIGNING_KEYS = ("airflow_jwt_secret", "airflow_api_secret_key")
+
+SECRETS_COMMAND = "ansible-playbook -i INVENTORY playbooks/secrets.yml  (or dataops.airflow.secrets)"
+
+_NEEDS_HOST = re.compile(r"\b(ansible_facts|cluster_host(_\w+)?)\b")
+_SECRET_NAME = re.compile(r"passw|secret|token|credential|private|(^|_)keys?($|_)")
+_PLACEHOLDER = re.compile(
+    r"(changeme|changethis|replaceme|placeholder|default|admin|airflow|postgres(ql)?|password|passwd|pass|secret|redis"
+    r"|flower|celery|test|example|todo|fixme|dummy|sample|your|my|here|insert|root|user|qwerty|letmein|welcome|x{3,})+"
+)
+_HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
+_FERNET_KEY = re.compile(r"[A-Za-z0-9_-]{43}=")
+_LOOPBACK_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    :param subject: what it is about: a variable, a group, a host.
+    :param found: what is there. Never the value of a secret.
+    :param allowed: what may be there.
+    :param remedy: what to do.
+    """
+
+    subject: str
+    found: str
+    allowed: str
+    remedy: str
+
+    def __str__(self) -> str:
+        lines = [self.subject]
+        for label, text in (("found:", self.found), ("allowed:", self.allowed), ("remedy:", self.remedy)):
+            first, *rest = text.splitlines() or [""]
+            lines.append(f"  {label:<9}{first}")
+            lines += [f"{'':11}{line}" for line in rest]
+        return "\n".join(lines)
+
+
+def report(title: str, problems: Sequence[Problem]) -> str:
+    """Return one message that lists all problems under a title."""
+    return "\n\n".join([title, *map(str, problems)])
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What the collection itself knows.
+
+    :param options: role name -> option name -> argument spec, the union over the role's entry points.
+        A role that is missing here has no spec; its prefix is not checked.
+    :param constants: name -> role, for each variable in a role's `vars/main.yml`. Those beat the inventory.
+    :param defaults: option name -> default, templated. Names whose default cannot be computed are left out.
+    :param locks: the Airflow versions for which the collection ships a lock.
+    """
+
+    options: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    constants: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    locks: Sequence[str] = ()
+
+    @property
+    def known(self) -> dict[str, Mapping[str, Any]]:
+        """Option name -> argument spec, over all roles."""
+        return {name: spec for options in self.options.values() for name, spec in options.items()}
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The inventory as plain data, all hosts, whatever --limit says.
+
+    :param groups: group name -> names of its members, including those of its children.
+    :param variables: host -> name -> templated value, for what the inventory (or --extra-vars) sets:
+        names under a role's prefix, such names after `__`, and `ansible_host`.
+    :param failures: host -> name -> why its template failed; an empty reason means that the value needs the
+        host's facts, and that only the host itself reads it, so that it is right to wait for them.
+    :param origins: host -> name -> `file:line` of the value, where known.
+    :param paths: path as written in a variable -> "file", "directory" or "missing", on the control node.
+    :param ignored_prefixes: variable names that start with one of these belong to somebody else.
+    """
+
+    groups: Mapping[str, Sequence[str]]
+    variables: Mapping[str, Mapping[str, Any]]
+    failures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    origins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)
+    ignored_prefixes: Sequence[str] = ()
+
+    @property
+    def hosts(self) -> list[str]:
+        """Members of the collection's groups, each once, in the order of `GROUPS`."""
+        return list(dict.fromkeys(host for group in GROUPS for host in self.groups.get(group, ())))
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """Return host -> value for the hosts of the cluster on which the inventory sets `name`, templates resolved."""
+        return {host: self.variables[host][name] for host in self.hosts if name in self.variables.get(host, {})}
+
+    def fails(self, name: str) -> bool:
+        """Whether the template of `name` failed on some host of the cluster."""
+        return any(name in self.failures.get(host, {}) for host in self.hosts)
+
+    def value(self, name: str, defaults: Mapping[str, Any]) -> Any:
+        """Return the cluster's value of `name`: of the first host that sets it, else the default, else None."""
+        return next(iter(self.settings(name).values()), defaults.get(name))
+
+
+def check_inventory(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Return everything that is wrong with an inventory; an empty list means that it is valid."""
+    return [
+        *check_groups(inventory, catalogue),
+        *check_executor(inventory, catalogue),
+        *check_names(inventory, catalogue),
+        *check_templates(inventory),
+        *check_types(inventory, catalogue),
+        *check_cluster_wide(inventory, catalogue),
+        *check_addresses(inventory),
+        *check_ports(inventory, catalogue),
+        *check_version(inventory, catalogue),
+        *check_secrets(inventory, catalogue),
+        *check_paths(inventory),
+    ]
+
+
+def executors(inventory: Inventory, catalogue: Catalogue) -> list[str]:
+    """Return the executors of the cluster: what `airflow_executor` says, or what the `workers` group implies."""
+    value = inventory.value("airflow_executor", catalogue.defaults)
+    if isinstance(value, str) and value.strip():
+        return [name.strip() for name in value.split(",")]
+    return ["CeleryExecutor" if inventory.groups.get("workers") else "LocalExecutor"]
+
+
+def local_paths(variables: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the paths on the control node that some host's variables name, as they are written."""
+    found: dict[str, None] = {}
+    for values in variables.values():
+        for name in ("airflow_lock", "airflow_dags"):
+            if isinstance(values.get(name), str) and values[name]:
+                found[values[name]] = None
+        found.update(dict.fromkeys(_strings(values.get("cluster_ca_certificates"))))
+    return list(found)
+
+
+def may_wait_for_facts(name: str, text: Any) -> bool:
+    """Whether a template that fails now may be left until its host's facts are there.
+
+    True for a value made of `ansible_facts`, or of what the probe learns (`cluster_host`), that no other host's
+    configuration is computed from. The others must follow from the inventory alone, or `--limit` would compute
+    something else than a full run.
+    """
+    shared = name in CLUSTER_WIDE or name in READ_BY_OTHERS or name.startswith("cluster_")
+    return not shared and bool(_NEEDS_HOST.search(str(text)))
+
+
+# -- rules ----------------------------------------------------------------------------------------------------------
+
+
+def check_groups(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check how many hosts each group has."""
+    problems = []
+    groups = inventory.groups
+    celery = "CeleryExecutor" in executors(inventory, catalogue) or bool(groups.get("workers"))
+    for group, variable, product, needed in (
+        ("postgresql", "cluster_database_host", "PostgreSQL", True),
+        ("redis", "cluster_redis_host", "Redis", celery),
+    ):
+        members = groups.get(group, ())
+        if len(members) > 1:
+            problems.append(
+                Problem(
+                    f"group {group}",
+                    f"{len(members)} hosts: {_names(members)}",
+                    "at most one host",
+                    f"keep one host; for a {product} cluster of your own, leave the group empty and set {variable}",
+                )
+            )
+        set_elsewhere = any(inventory.settings(variable).values()) or inventory.fails(variable)
+        if needed and not members and not set_elsewhere:
+            problems.append(
+                Problem(
+                    f"group {group}",
+                    f"no host, and {variable} is not set"
+                    + (" although tasks run on Celery workers" if group == "redis" else ""),
+                    f"one host, or the address of a {product} that you run yourself",
+                    f"put a host into the group {group}, or set {variable} in group_vars/all",
+                )
+            )
+    for group, purpose in REQUIRED_GROUPS.items():
+        if not groups.get(group):
+            problems.append(
+                Problem(
+                    f"group {group}",
+                    "no host",
+                    f"at least one host ({group} {purpose})",
+                    f"put a host into the group {group}; in the example inventories the group control does so",
+                )
+            )
+    local_only = inventory.value("airflow_executor", catalogue.defaults) == "LocalExecutor"
+    for group, members in groups.items():
+        meant = _similar_group(group)
+        if not meant or not members or groups.get(meant) or (meant == "workers" and local_only):
+            continue
+        problems.append(
+            Problem(
+                f"group {group}",
+                f"{_count(members, 'host')} in a group that the collection does not read, and none in {meant}",
+                f"the groups {', '.join(GROUPS)}",
+                f"rename the group {group} to {meant}, or add it as a child of {meant}",
+            )
+        )
+    return problems
+
+
+def check_executor(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check `airflow_executor` alone and against the group `workers`."""
+    subject = _subject(inventory, "airflow_executor")
+    value = inventory.value("airflow_executor", catalogue.defaults)
+    if value and not isinstance(value, str):
+        return []  # the rule about types says so
+    names = executors(inventory, catalogue)
+    allowed = f"a comma-separated list out of {', '.join(EXECUTORS)}, each once; empty: derived from the group workers"
+    unknown = [name for name in names if name not in EXECUTORS]
+    if unknown or len(set(names)) < len(names):
+        near = difflib.get_close_matches(unknown[0].lower() if unknown else "", [e.lower() for e in EXECUTORS], 1, 0.4)
+        meant = next((e for e in EXECUTORS if near and e.lower() == near[0]), "")
+        return [
+            Problem(
+                subject,
+                json.dumps(value),
+                allowed,
+                f"write {meant}, or remove the variable" if meant else "correct the list, or remove the variable",
+            )
+        ]
+    workers = inventory.groups.get("workers", ())
+    if "CeleryExecutor" in names and not workers:
+        return [
+            Problem(
+                subject,
+                f"{json.dumps(value)} with an empty group workers: no task would ever run",
+                "CeleryExecutor with at least one host in the group workers",
+                "put hosts into the group workers, or set airflow_executor to LocalExecutor",
+            )
+        ]
+    if "CeleryExecutor" not in names and workers:
+        return [
+            Problem(
+                subject,
+                f"{json.dumps(value)} with {_count(workers, 'host')} in the group workers, which would idle",
+                "an executor with CeleryExecutor in it, or an empty group workers",
+                "remove airflow_executor (CeleryExecutor is derived), or empty the group workers",
+            )
+        ]
+    return []
+
+
+def check_names(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check that every variable under a role's prefix is an option of a role."""
+    known = catalogue.known
+    prefixes = tuple(f"{role}_" for role in catalogue.options)
+    internal = tuple(f"__{role}_" for role in ROLES)
+    problems = []
+    for name in _all_names(inventory):
+        if name in known or name.startswith(tuple(inventory.ignored_prefixes)):
+            continue
+        hosts = _hosts_that_set(inventory, name)
+        found = f"set on {_scope(inventory, hosts)}{_origin(inventory, name, hosts)}"
+        if name in catalogue.constants:
+            problems.append(
+                Problem(
+                    name,
+                    found,
+                    f"not in an inventory: the role {catalogue.constants[name]} computes it, and would silently ignore "
+                    "this value",
+                    "remove it; set what it is computed from (see the role's README)",
+                )
+            )
+        elif name.startswith(internal):
+            problems.append(
+                Problem(
+                    name,
+                    found,
+                    "not in an inventory: names that start with two underscores are internal",
+                    _did_you_mean(name.lstrip("_"), known) or "remove it",
+                )
+            )
+        elif name.startswith(prefixes):
+            role = name.partition("_")[0]
+            problems.append(
+                Problem(
+                    name,
+                    found,
+                    f"the variables of the role {role}: ansible-doc -t role dataops.airflow.{role}",
+                    _did_you_mean(name, known) or "remove it, or rename it if it is your own: the prefix is taken",
+                )
+            )
+    return problems
+
+
+def check_templates(inventory: Inventory) -> list[Problem]:
+    """Report the variables whose template fails."""
+    hosts_by_failure: dict[tuple[str, str], list[str]] = {}
+    for host in inventory.hosts:
+        for name, reason in inventory.failures.get(host, {}).items():
+            if reason:
+                hosts_by_failure.setdefault((name, reason), []).append(host)
+    return [
+        Problem(
+            f"{name} on {_names(hosts)}",
+            f"{reason}{_origin(inventory, name, hosts)}",
+            "a value that can be computed from the inventory alone, before any host is asked",
+            "write the value itself, or set the variable that it refers to; "
+            "for a vaulted value, give the vault's password; for text that contains {{ or {%, use !unsafe",
+        )
+        for (name, reason), hosts in hosts_by_failure.items()
+    ]
+
+
+def check_types(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check each value against its argument spec, and ports and the workers' concurrency against their range."""
+    known = catalogue.known
+    hosts_by_problem: dict[tuple[str, str, str, str], list[str]] = {}
+    for host in inventory.hosts:
+        for name, value in inventory.variables.get(host, {}).items():
+            spec = known.get(name)
+            if spec is None or (value is None and (name in SECRETS or spec.get("default") is None)):
+                continue
+            wrong = _check_value(name, value, spec, catalogue)
+            if wrong:
+                hosts_by_problem.setdefault((name, *wrong), []).append(host)
+    return [
+        Problem(
+            f"{name} on {_scope(inventory, hosts)}",
+            f"{found}{_origin(inventory, name, hosts)}",
+            allowed,
+            remedy,
+        )
+        for (name, found, allowed, remedy), hosts in hosts_by_problem.items()
+    ]
+
+
+def check_cluster_wide(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check that what describes the cluster is equal on all its hosts."""
+    problems = []
+    known = catalogue.known
+    for name in _all_names(inventory):
+        shared = name in CLUSTER_WIDE or (name in known and name.startswith("cluster_") and name not in HOST_SPECIFIC)
+        if not shared or inventory.fails(name):
+            continue
+        values = inventory.settings(name)
+        secret = _is_secret(name, known.get(name, {}))
+        if not secret:
+            values = {host: values.get(host, catalogue.defaults.get(name)) for host in inventory.hosts}
+        else:
+            values = {host: value for host, value in values.items() if value not in (None, "")}
+        hosts_by_value: dict[str, list[str]] = {}
+        for host, value in values.items():
+            hosts_by_value.setdefault(json.dumps(value, sort_keys=True, default=str), []).append(host)
+        if len(hosts_by_value) < 2:
+            continue
+        first, second = [hosts[0] for hosts in list(hosts_by_value.values())[:2]]
+        if secret:
+            found = f"{first} and {second} have different values"
+        else:
+            found = " and ".join(
+                f"{host} has {_show(values[host])}"
+                + (_origin(inventory, name, [host]) if name in inventory.variables[host] else " (the default)")
+                for host in (first, second)
+            )
+        if len(hosts_by_value) > 2:
+            found += f"; {len(hosts_by_value)} values in all"
+        problems.append(
+            Problem(name, found, "one value for all hosts of the cluster", f"set {name} once, in group_vars/all")
+        )
+    return problems
+
+
+def check_addresses(inventory: Inventory) -> list[Problem]:
+    """Check the addresses under which the hosts of the cluster reach each other."""
+    problems = []
+    hosts_by_address: dict[str, list[str]] = {}
+    alone = len(inventory.hosts) < 2
+    for host in inventory.hosts:
+        values = inventory.variables.get(host, {})
+        if "cluster_address" in inventory.failures.get(host, {}):
+            continue
+        source = next((name for name in ("cluster_address", "ansible_host") if values.get(name)), "")
+        address = str(values[source]) if source else host
+        wrong = _check_address(address, alone)
+        where = f"{source or 'its name'} is {json.dumps(address)}{_origin(inventory, source, [host])}"
+        if wrong:
+            problems.append(Problem(f"address of {host}", f"{where}: {wrong[0]}", wrong[1], wrong[2]))
+        else:
+            hosts_by_address.setdefault(_canonical(address), []).append(host)
+    for address, hosts in hosts_by_address.items():
+        if len(hosts) > 1:
+            problems.append(
+                Problem(
+                    f"address {address}",
+                    f"shared by {_names(hosts)}",
+                    "one address per host of the cluster",
+                    "if it is one machine, give it one name and put that into all its groups; otherwise set "
+                    "cluster_address on each host",
+                )
+            )
+    for name in ("cluster_database_host", "cluster_redis_host"):
+        for host, value in inventory.settings(name).items():
+            wrong = _check_address(str(value), alone) if value else None
+            if wrong:
+                shown = f"{json.dumps(str(value))}{_origin(inventory, name, [host])}: {wrong[0]}"
+                remedy = wrong[2].replace("cluster_address on the host", name)
+                problems.append(Problem(name, shown, wrong[1], remedy))
+            break
+    return problems
+
+
+def check_ports(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check that no two components on one host want the same port."""
+    names = executors(inventory, catalogue)
+    ports = (
+        PORTS
+        + (CELERY_PORTS if "CeleryExecutor" in names else ())
+        + (LOCAL_PORTS if names[0] == "LocalExecutor" else ())
+    )
+    hosts_by_clash: dict[tuple[int, tuple[str, ...]], list[str]] = {}
+    for host in inventory.hosts:
+        options_by_port: dict[int, list[str]] = {}
+        for group, option in ports:
+            port = inventory.variables.get(host, {}).get(option, catalogue.defaults.get(option))
+            if host in inventory.groups.get(group, ()) and str(port).isdecimal():
+                options_by_port.setdefault(int(port), []).append(option)
+        for port, options in options_by_port.items():
+            if len(options) > 1:
+                hosts_by_clash.setdefault((port, tuple(options)), []).append(host)
+    return [
+        Problem(
+            f"port {port} on {_names(hosts)}",
+            f"the value of {' and '.join(options)}",
+            "one port for each component of a host",
+            f"change one of them in group_vars/all: {' or '.join(options)}",
+        )
+        for (port, options), hosts in hosts_by_clash.items()
+    ]
+
+
+def check_version(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check that there is a lock for the Airflow version: the site's own, or one that ships with the collection."""
+    lock = inventory.value("airflow_lock", {})
+    version = inventory.value("airflow_version", catalogue.defaults)
+    if inventory.fails("airflow_lock") or inventory.fails("airflow_version") or not inventory.hosts:
+        return []
+    if isinstance(lock, str) and lock:
+        if inventory.paths.get(lock) == "file":
+            return []
+        return [
+            Problem(
+                _subject(inventory, "airflow_lock"),
+                f"{json.dumps(lock)}, which is {_kind(inventory, lock)} on the control node",
+                "an existing file, by its full path (for example {{ inventory_dir }}/airflow.lock); "
+                "empty: the lock that ships with the collection",
+                "ansible-playbook -i INVENTORY playbooks/lock.yml makes it; commit it",
+            )
+        ]
+    if version is None or str(version) in catalogue.locks:
+        return []
+    return [
+        Problem(
+            _subject(inventory, "airflow_version"),
+            f"{json.dumps(version, default=str)}, for which no lock ships and airflow_lock is not set",
+            ", ".join(catalogue.locks) or "no version: this copy of the collection ships no lock",
+            "use one of those, or make a lock with playbooks/lock.yml and set airflow_lock to its path",
+        )
+    ]
+
+
+def check_secrets(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check that the secrets which the cluster needs are there, and that those which are there are any good."""
+    required = list(COMMON_SECRETS)
+    if "CeleryExecutor" in executors(inventory, catalogue):
+        required += CELERY_SECRETS
+        if inventory.groups.get("flower"):
+            required += FLOWER_SECRETS
+        if inventory.groups.get("redis"):
+            required += [name for name in REDIS_SECRETS if name in catalogue.known]
+    users = {
+        str(value).lower()
+        for values in (catalogue.defaults, *(inventory.variables.get(host, {}) for host in inventory.hosts))
+        for name, value in values.items()
+        if name.endswith(("_user", "_username")) and isinstance(value, str) and value
+    }
+    missing = []
+    problems = []
+    for name in SECRETS:
+        values = {host: value for host, value in inventory.settings(name).items() if value not in (None, "")}
+        readers = inventory.groups.get("redis", ()) if name in REDIS_SECRETS else inventory.hosts
+        without = [host for host in readers if host not in values and name not in inventory.failures.get(host, {})]
+        if name in required and without:
+            missing.append(name + ("" if len(without) == len(readers) else f" (on {_names(without)})"))
+        hosts_by_problem: dict[tuple[str, str], list[str]] = {}
+        for host, value in values.items():
+            wrong = _check_secret(name, value, users)
+            if wrong:
+                hosts_by_problem.setdefault(wrong, []).append(host)
+        for (found, allowed), hosts in hosts_by_problem.items():
+            problems.append(
+                Problem(
+                    name,
+                    f"{found}{_origin(inventory, name, hosts)}",
+                    allowed,
+                    f"remove it and run {SECRETS_COMMAND}, which makes what is missing",
+                )
+            )
+    if missing:
+        problems.insert(
+            0,
+            Problem(
+                "secrets",
+                "no value for " + ",\n".join(missing),
+                "a value for each, equal on all hosts",
+                f"{SECRETS_COMMAND}\nmakes what is missing and keeps what is there",
+            ),
+        )
+    return problems
+
+
+def check_paths(inventory: Inventory) -> list[Problem]:
+    """Check that the files and folders on the control node that the inventory names are there."""
+    problems = []
+    for path in dict.fromkeys(_strings(list(inventory.settings("airflow_dags").values()))):
+        if inventory.paths.get(path) != "directory":
+            problems.append(
+                Problem(
+                    _subject(inventory, "airflow_dags"),
+                    f"{json.dumps(path)}, which is {_kind(inventory, path)} on the control node",
+                    'an existing folder, by its full path (for example {{ inventory_dir }}/dags); "" for none',
+                    "correct the path",
+                )
+            )
+    certificates: dict[str, None] = {}
+    for value in inventory.settings("cluster_ca_certificates").values():
+        certificates.update(dict.fromkeys(_strings(value)))
+    for path in certificates:
+        if inventory.paths.get(path) != "file":
+            problems.append(
+                Problem(
+                    _subject(inventory, "cluster_ca_certificates"),
+                    f"{json.dumps(path)}, which is {_kind(inventory, path)} on the control node",
+                    "existing PEM files, by their full path",
+                    "correct the path, or remove it from the list",
+                )
+            )
+    return problems
+
+
+# -- one value ------------------------------------------------------------------------------------------------------
+
+
+def _check_value(name: str, value: Any, spec: Mapping[str, Any], catalogue: Catalogue) -> tuple[str, str, str] | None:
+    """Return (found, allowed, remedy) if the value does not fit the argument spec or its range, else None."""
+    kind = spec.get("type", "str")
+    shown = _show_type(value) if _is_secret(name, spec) else _show(value)
+    allowed = _describe(spec)
+    correct = f"correct the value of {name}"
+    if value is None:
+        return "nothing (null)", allowed, "write a value, or remove the line to get the default"
+    if kind in ("str", "path") and (isinstance(value, (bool, float)) or not isinstance(value, (str, int))):
+        scalar = not isinstance(value, (list, dict))
+        return shown, allowed, f'put it in quotes: {name}: "..."' if scalar else correct
+    if kind in ("int", "float") and isinstance(value, bool):
+        return shown, allowed, correct
+    if kind in ("list", "dict") and isinstance(value, str):
+        return f"{shown}, which is text", allowed, f"{correct}; with --extra-vars, use JSON"
+    result = ArgumentSpecValidator({name: {**spec, "required": False}}).validate({name: value})
+    if result.error_messages:
+        if isinstance(value, (list, dict)):
+            return "\n".join(_without_values(message) for message in result.error_messages), allowed, correct
+        return shown, allowed, correct
+    if kind == "int":
+        number = int(result.validated_parameters[name])
+        if name.endswith("_port") and not 1 <= number <= 65535:
+            return shown, "a port, 1 to 65535", correct
+        if name == "airflow_worker_concurrency" and number < 1:
+            return shown, "an integer >= 1: how many tasks one worker runs at a time", correct
+    if name == "airflow_worker_concurrency" and kind != "int":
+        return _check_value(name, value, {**spec, "type": "int"}, catalogue)
+    return None
+
+
+def _check_address(address: str, alone: bool) -> tuple[str, str, str] | None:
+    """Return (found, allowed, remedy) if other hosts could not use the address, else None."""
+    allowed = "an IP address or a host name that every host of the cluster can reach"
+    remedy = "set cluster_address on the host"
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        if address.lower().rstrip(".") in _LOOPBACK_NAMES:
+            loopback = True
+        elif (
+            not _HOSTNAME.fullmatch(address)
+            or len(address) > 253
+            or not re.search("[A-Za-z]", address.rstrip(".").split(".")[-1])
+        ):
+            return "not an IP address nor a host name", f"{allowed}; no port, brackets, scheme or spaces", remedy
+        else:
+            loopback = False
+    else:
+        loopback = ip.is_loopback
+        if ip.is_unspecified or ip.is_multicast or "%" in address:
+            return "not the address of one host", allowed, remedy
+    if loopback and not alone:
+        return "every host reaches only itself there", allowed, f"{remedy} to the address that the others use"
+    return None
+
+
+def _check_secret(name: str, value: Any, users: Iterable[str]) -> tuple[str, str] | None:
+    """Return (found, allowed) if the secret is not good enough, else None. Neither contains the secret."""
+    if not isinstance(value, str):
+        return f"a value of type {type(value).__name__}", "text; YAML needs quotes around a number"
+    if re.search(r"[\r\n\0]", value):
+        return (
+            f"a value of {len(value)} characters with a line break or a NUL in it",
+            "one line (in YAML, not a | block)",
+        )
+    if _is_placeholder(value):
+        return f"a placeholder of {len(value)} characters", "a random value"
+    if value.lower() in users:
+        return "the name of a user", "a random value"
+    if name == "airflow_fernet_key":
+        keys = value.split(",")
+        bad = [key for key in keys if not _FERNET_KEY.fullmatch(key)]
+        if bad:
+            which = f"{len(bad)} of {len(keys)} keys malformed ({_lengths(bad)})"
+            return which, "url-safe base64 of exactly 32 bytes (44 characters); several, separated by commas, to rotate"
+        return None
+    if name in SIGNING_KEYS:
+        size = len(value.encode("utf-8", "surrogateescape"))
+        if size < MINIMUM_SIGNING_KEY:
+            return f"a value of {size} bytes", f"at least {MINIMUM_SIGNING_KEY} bytes, as HMAC-SHA512 needs"
+        return None
+    if len(value) < MINIMUM_PASSWORD:
+        return f"a value of {len(value)} characters", f"at least {MINIMUM_PASSWORD} characters of any kind"
+    return None
+
+
+def _is_placeholder(value: str) -> bool:
+    """Whether a value is one that people write until they have a real one: `changeme`, `Passw0rd!`, `xxxx`, `0000`."""
+    lowered = value.lower()
+    letters = re.sub("[^a-z]", "", re.sub("(?<=[a-z])0(?=[a-z])", "o", lowered))
+    if _PLACEHOLDER.fullmatch(letters):
+        return True
+    return len(set(lowered)) < 4 or "12345678901234567890".startswith(lowered)
+
+
+# -- words ----------------------------------------------------------------------------------------------------------
+
+
+def _is_secret(name: str, spec: Mapping[str, Any]) -> bool:
+    return name in SECRETS or bool(spec.get("no_log")) or bool(_SECRET_NAME.search(name))
+
+
+def _similar_group(group: str) -> str:
+    """Return the group of the collection that an unknown group's name was probably meant to be, or ""."""
+    if group in GROUPS or group in ("all", "ungrouped"):
+        return ""
+    plain = group.lower().replace("-", "_")
+    near = difflib.get_close_matches(plain, GROUPS, 1, 0.85)
+    return SIMILAR_GROUPS.get(plain, near[0] if near else "")
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = [name] if name in names else difflib.get_close_matches(name, names, 1, 0.7)
+    return f"did you mean {near[0]}?" if near else ""
+
+
+def _all_names(inventory: Inventory) -> list[str]:
+    """Names that the inventory sets on some host of the cluster, sorted."""
+    return sorted(
+        {
+            name
+            for host in inventory.hosts
+            for name in (*inventory.variables.get(host, {}), *inventory.failures.get(host, {}))
+        }
+    )
+
+
+def _hosts_that_set(inventory: Inventory, name: str) -> list[str]:
+    return [
+        host
+        for host in inventory.hosts
+        if name in inventory.variables.get(host, {}) or name in inventory.failures.get(host, {})
+    ]
+
+
+def _subject(inventory: Inventory, name: str) -> str:
+    """The variable's name, with the place where it is set."""
+    return f"{name}{_origin(inventory, name, _hosts_that_set(inventory, name))}"
+
+
+def _origin(inventory: Inventory, name: str, hosts: Iterable[str]) -> str:
+    """` (file:line)` of the value on the first of the hosts for which it is known, or ""."""
+    known = (inventory.origins.get(host, {}).get(name) for host in hosts)
+    return next((f" ({origin})" for origin in known if origin), "")
+
+
+def _scope(inventory: Inventory, hosts: Sequence[str]) -> str:
+    total = len(inventory.hosts)
+    groups = [group for group in GROUPS if set(inventory.groups.get(group, ())) == set(hosts)]
+    if len(hosts) == total:
+        return "all hosts" if total > 1 else hosts[0]
+    return f"{f'the group {groups[0]}: ' if groups else ''}{_names(hosts)} ({len(hosts)} of {total} hosts)"
+
+
+def _names(hosts: Sequence[str], limit: int = 4) -> str:
+    shown = ", ".join(hosts[:limit])
+    return f"{shown} and {len(hosts) - limit} more" if len(hosts) > limit else shown
+
+
+def _count(items: Sequence[Any], noun: str) -> str:
+    return f"{len(items)} {noun}{'' if len(items) == 1 else 's'}"
+
+
+def _lengths(values: Sequence[str]) -> str:
+    return f"{', '.join(str(len(value)) for value in values)} characters"
+
+
+def _kind(inventory: Inventory, path: str) -> str:
+    return {"file": "a file", "directory": "a folder"}.get(inventory.paths.get(path, ""), "missing")
+
+
+def _show(value: Any) -> str:
+    """A value for a message; a container's content stays out of it."""
+    if isinstance(value, (list, dict)):
+        return _show_type(value)
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _show_type(value: Any) -> str:
+    if isinstance(value, str):
+        return f"text of {len(value)} characters"
+    if isinstance(value, (list, tuple)):
+        return f"a list of {_count(value, 'item')}"
+    if isinstance(value, Mapping):
+        return f"a dictionary of {_count(list(value), 'key')}"
+    return f"a value of type {type(value).__name__}"
+
+
+def _describe(spec: Mapping[str, Any]) -> str:
+    if spec.get("choices"):
+        return "one of " + ", ".join(json.dumps(choice, default=str) for choice in spec["choices"])
+    kinds = {
+        "str": "text",
+        "path": "a path",
+        "int": "an integer",
+        "float": "a number",
+        "bool": "true or false",
+        "dict": "a dictionary",
+        "list": "a list",
+    }
+    kind = str(spec.get("type", "str"))
+    text = kinds.get(kind, kind)
+    if kind == "list" and spec.get("elements"):
+        text += f", each item {kinds.get(spec['elements'], spec['elements'])}"
+    if spec.get("options"):
+        text += f" with the keys {', '.join(spec['options'])}"
+    return text
+
+
+def _without_values(message: str) -> str:
+    """Cut a validator's message before the value that it quotes, which may hold a secret."""
+    message = re.sub(r"(unable to convert to \w+): .*", r"\1", message, flags=re.DOTALL)
+    message = re.sub(r"(, got|\. Got no match for): .*?( found in [^:]*)?$", r"\2", message, flags=re.DOTALL)
+    return re.sub(r"<class '([^']*)'>", r"\1", message).strip()
+
+
+def _strings(value: Any) -> list[str]:
+    items = value if isinstance(value, list) else [value]
+    return [item for item in items if isinstance(item, str) and item]
+
+
+def _canonical(address: str) -> str:
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        return address.lower().rstrip(".")

@@ -1,0 +1,146 @@
+#!/usr/bin/python
+# Copyright: the dataops.airflow contributors
+# Apache License 2.0 (see LICENSE)
+"""Makes sure that the administrator can log in with the password of the inventory."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: admin_user
+short_description: Make sure that Airflow's administrator can log in with the given password
+version_added: 0.1.0
+description:
+  - Asks the API for a token with the given name and password. Only when it is refused, the user is created, or its
+    password set, with C(airflow users), which reads the password from standard input and never from its arguments.
+options:
+  url:
+    description: URL of the API server.
+    type: str
+    required: true
+  command:
+    description: The C(airflow) command that loads the environment of this host.
+    type: path
+    required: true
+  username:
+    description: Name to log in with.
+    type: str
+    required: true
+  password:
+    description: Password to log in with.
+    type: str
+    required: true
+  email:
+    description: Address of the user; Airflow wants one.
+    type: str
+    required: true
+attributes:
+  check_mode:
+    description: Tells whether the login is refused; changes nothing.
+    support: full
+  diff_mode:
+    description: A password has no diff.
+    support: none
+author:
+  - The dataops.airflow team
+"""
+
+EXAMPLES = r"""
+- name: Let the administrator log in
+  dataops.airflow.admin_user:
+    url: http://control1:8080
+    command: /usr/local/bin/airflow
+    username: admin
+    password: "{{ airflow_admin_password }}"
+    email: admin@example.org
+"""
+
+RETURN = r"""
+action:
+  description: What was done.
+  type: str
+  returned: always
+  sample: [none, created, password set]
+"""
+
+import json
+import subprocess
+import urllib.error
+import urllib.request
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+class Failure(Exception):
+    """Something that an operator has to look at."""
+
+
+def login(url: str, username: str, password: str, timeout: float = 30) -> bool:
+    """Tell whether the API grants a token.
+
+    :param timeout: seconds to wait for the answer.
+    :raises Failure: when the API cannot be reached or answers with anything but a grant or a refusal.
+    """
+    body = json.dumps({"username": username, "password": password}).encode()
+    request = urllib.request.Request(f"{url}/auth/token", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            return bool(json.load(answer).get("access_token"))
+    except urllib.error.HTTPError as refusal:
+        if refusal.code in (401, 403):
+            return False
+        raise Failure(f"{url}/auth/token answered {refusal.code}") from refusal
+    except OSError as problem:
+        raise Failure(f"{url} cannot be reached: {problem}") from problem
+
+
+def users(command: str, arguments: list[str], password: str) -> subprocess.CompletedProcess[str]:
+    """Run ``airflow users`` and answer its two password prompts.
+
+    Without a controlling terminal the prompt reads standard input.
+    """
+    return subprocess.run(
+        [command, "users", *arguments],
+        input=f"{password}\n{password}\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "url": {"type": "str", "required": True},
+            "command": {"type": "path", "required": True},
+            "username": {"type": "str", "required": True},
+            "password": {"type": "str", "required": True, "no_log": True},
+            "email": {"type": "str", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    option = module.params
+    name, password = option["username"], option["password"]
+    try:
+        if login(option["url"], name, password):
+            module.exit_json(changed=False, action="none")
+        if module.check_mode:
+            module.exit_json(changed=True, action="login refused")
+        create = ["create", "--username", name, "--role", "Admin", "--email", option["email"]]
+        done = users(option["command"], [*create, "--firstname", name, "--lastname", "Airflow"], password)
+        action = "created"
+        if "already exist" in done.stdout + done.stderr:
+            done = users(option["command"], ["reset-password", "--username", name], password)
+            action = "password set"
+        if done.returncode:
+            raise Failure(f"airflow users failed ({done.returncode}): {done.stderr.strip()[-2000:]}")
+        if not login(option["url"], name, password):
+            raise Failure(f"the login of {name} is still refused after: {action}")
+        module.exit_json(changed=True, action=action)
+    except Failure as problem:
+        module.fail_json(msg=f"administrator {name}: {problem}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+# Copyright: the dataops.airflow contributors
+# Apache License 2.0 (see LICENSE)
+"""Documentation of the action plugin of the same name."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: validate_hosts
+short_description: Check that the probed hosts are fit for an Airflow cluster
+version_added: 0.1.0
+description:
+  - Checks operating systems, systemd, that all Airflow hosts have the same supported Python, clocks, ports that others
+    listen on, names that do not resolve, and free space.
+  - Reads what M(dataops.airflow.host_probe) found on the hosts of this play, registered as C(__cluster_probe). Hosts
+    without such a result, and hosts in none of the collection's groups, are left out.
+  - Fails with one message that lists all problems, each with what was found, what is allowed, and what to do.
+  - Runs on the control node, connects to no host, changes nothing.
+options:
+  minimum_free:
+    description:
+      - Path to bytes that must be free there, checked on each host whose probe has the path or a parent of it.
+      - If not set, 2 GiB for C(/opt/airflow/releases), on hosts that get an Airflow environment.
+    type: dict
+attributes:
+  check_mode:
+    description: Can run in check mode and does the same there.
+    support: full
+  diff_mode:
+    description: Has nothing to show.
+    support: none
+author:
+  - The dataops.airflow team
+"""
+
+EXAMPLES = r"""
+- name: Validate the hosts
+  dataops.airflow.validate_hosts:
+  run_once: true
+"""
+
+RETURN = r"""
+msg:
+  description: How many hosts were probed; or all problems, one below the other.
+  returned: always
+  type: str
+"""

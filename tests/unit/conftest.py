@@ -1,0 +1,21 @@
+"""Makes `ansible_collections.dataops.airflow` importable from this checkout."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from ansible.utils.collection_loader import _collection_finder
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+COLLECTIONS = CHECKOUT / ".ansible" / "collections"
+
+_link = COLLECTIONS / "ansible_collections" / "dataops" / "airflow"
+_link.parent.mkdir(parents=True, exist_ok=True)
+if not _link.is_symlink():
+    with contextlib.suppress(FileExistsError):  # another test process was faster
+        _link.symlink_to(CHECKOUT, target_is_directory=True)
+# For the ansible-playbook processes that tests start.
+os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS)
+_collection_finder._AnsibleCollectionFinder(paths=[str(COLLECTIONS)])._install()

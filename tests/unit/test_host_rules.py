@@ -1,0 +1,229 @@
+"""host_rules: each rule with hosts that pass and with ones that do not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.dataops.airflow.plugins.module_utils.host_rules import (
+    MINIMUM_FREE,
+    RELEASES,
+    check_hosts,
+    clock_offset,
+    is_unit,
+)
+from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import Problem
+
+GROUPS = {
+    "postgresql": ["db"],
+    "redis": ["db"],
+    "schedulers": ["ctl"],
+    "webservers": ["ctl"],
+    "dag_processors": ["ctl"],
+    "workers": ["w1"],
+}
+
+
+def probe(**changes: Any) -> dict[str, Any]:
+    """What the probe of a good host says."""
+    return {
+        "time": 1000.0,
+        "elapsed": 0.1,
+        "clock_offset": 0.1,
+        "clock_uncertainty": 0.2,
+        "os": {"id": "debian", "version_id": "12", "pretty": "Debian GNU/Linux 12 (bookworm)"},
+        "python": {"version": "3.11", "full": "3.11.2"},
+        "systemd": 252,
+        "cpus": 2,
+        "memory_bytes": 4 * 1024**3,
+        "container": True,
+        "free": {RELEASES: MINIMUM_FREE},
+        "asked": [],
+        "listening": [],
+        "unresolved": [],
+        **changes,
+    }
+
+
+def check(minimum_free: dict[str, int] | None = None, **hosts: dict[str, Any]) -> list[Problem]:
+    """Problems of a good cluster with some hosts' probes changed."""
+    probes = {host: probe(**hosts.get(host, {})) for host in ("db", "ctl", "w1")}
+    problems: list[Problem] = check_hosts(probes, GROUPS, minimum_free)
+    return problems
+
+
+def only(problems: list[Problem]) -> Problem:
+    assert len(problems) == 1, "\n".join(map(str, problems))
+    return problems[0]
+
+
+def system(name: str, version: str) -> dict[str, str]:
+    return {"id": name, "version_id": version, "pretty": f"{name} {version}"}
+
+
+def python(full: str) -> dict[str, str]:
+    return {"full": full, "version": ".".join(full.split(".")[:2])}
+
+
+def test_good_hosts_have_no_problem() -> None:
+    assert check() == []
+    assert check_hosts({}, GROUPS) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [("debian", "12"), ("debian", "13"), ("ubuntu", "22.04"), ("ubuntu", "24.04")]
+)
+def test_known_systems(name: str, version: str) -> None:
+    assert check(db={"os": system(name, version)}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [("debian", "11"), ("debian", ""), ("ubuntu", "20.04"), ("rocky", "12"), ("", "")]
+)
+def test_unknown_systems(name: str, version: str) -> None:
+    problem = only(check(db={"os": system(name, version)}, ctl={"os": system(name, version)}))
+    assert problem.subject == "operating system of db, ctl"
+    assert problem.allowed == "Debian 12, Debian 13, Ubuntu 22.04, Ubuntu 24.04"
+
+
+def test_old_systemd() -> None:
+    problem = only(check(w1={"systemd": 241}))
+    assert (problem.subject, problem.found) == ("systemd of w1", "version 241")
+    assert only(check(w1={"systemd": 0})).found == "the host does not run systemd"
+    assert check(w1={"systemd": 245}) == []
+
+
+@pytest.mark.parametrize("full", ["3.9.2", "3.14.0", "2.7.18"])
+def test_unsupported_python(full: str) -> None:
+    problem = only(check(w1={"python": python(full)}))
+    assert (problem.subject, problem.found, problem.allowed) == ("Python of w1", full, "3.10 to 3.13")
+
+
+def test_no_python() -> None:
+    assert "package python3" in only(check(w1={"python": python("")})).remedy
+
+
+def test_python_matters_only_where_airflow_runs() -> None:
+    assert check(db={"python": python("3.9.2")}) == []
+
+
+def test_different_pythons_are_named_with_their_hosts() -> None:
+    problem = only(check(w1={"python": python("3.13.5"), "os": system("debian", "13")}))
+    assert problem.found == "3.11 on ctl (Debian GNU/Linux 12 (bookworm))\n3.13 on w1 (debian 13)"
+    assert check(w1={"python": python("3.11.9")}) == [], "the patch level may differ"
+
+
+def test_pythons_are_ordered_as_numbers() -> None:
+    problem = only(check(ctl={"python": python("3.12.1")}, w1={"python": python("3.10.1")}))
+    assert problem.found.index("3.10") < problem.found.index("3.12")
+
+
+def test_clocks_that_differ() -> None:
+    problem = only(check(w1={"clock_offset": -6.0}))
+    assert problem.subject == "clocks"
+    assert "w1 is 6.0 s behind the controller (±0.2 s)" in problem.found
+    assert "db is 0.1 s ahead of the controller (±0.2 s)" in problem.found
+
+
+def test_clocks_are_compared_with_each_other_not_with_the_controller() -> None:
+    far = {"clock_offset": 3600.0}
+    assert check(db=far, ctl=far, w1=far) == []
+
+
+def test_uncertainty_counts_in_favour_of_the_hosts() -> None:
+    assert check(w1={"clock_offset": 5.4}) == []
+    assert check(w1={"clock_offset": 5.6})
+    assert check(w1={"clock_offset": 9.0, "clock_uncertainty": 4.0}) == []
+
+
+def test_a_host_without_a_measured_clock() -> None:
+    broken = probe()
+    del broken["clock_offset"]
+    assert check_hosts({"ctl": broken, "w1": probe()}, GROUPS) == []
+
+
+def test_the_offset_is_that_of_ntp() -> None:
+    offset, uncertainty = clock_offset(sent=100.0, received=102.0, started=1001.0, ended=1001.5)
+    assert offset == pytest.approx(900.25)
+    assert uncertainty == pytest.approx(0.75)
+    assert clock_offset(100.0, 100.1, 100.0, 100.2)[1] == 0.0
+
+
+def listener(port: int, unit: str, address: str = "0.0.0.0", **changes: Any) -> dict[str, Any]:  # noqa: S104
+    return {"port": port, "address": address, "pid": 42, "process": "nginx", "unit": unit, **changes}
+
+
+def test_a_port_that_somebody_else_has() -> None:
+    problem = only(
+        check(
+            ctl={
+                "asked": [{"port": 8080, "unit": "airflow-api-server"}],
+                "listening": [listener(8080, "nginx.service"), listener(8080, "nginx.service", "::")],
+            }
+        )
+    )
+    assert problem.subject == "port 8080 on ctl"
+    assert problem.found == "taken by nginx, process 42, unit nginx.service, on 0.0.0.0, ::"
+    assert problem.allowed == "free, or taken by airflow-api-server"
+
+
+def test_a_port_of_a_process_that_cannot_be_seen() -> None:
+    entry = listener(8080, "", pid=None, process="")
+    problem = only(check(ctl={"asked": [{"port": 8080, "unit": "x"}], "listening": [entry]}))
+    assert "become: true" in problem.found
+
+
+def test_a_port_of_its_own_unit() -> None:
+    asked = [{"port": 5432, "unit": "postgresql"}, {"port": 6379, "unit": "redis-server.service"}]
+    listening = [listener(5432, "postgresql@15-main.service"), listener(6379, "redis-server.service")]
+    assert check(db={"asked": asked, "listening": listening}) == []
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected", "same"),
+    [
+        ("airflow-worker.service", "airflow-worker", True),
+        ("airflow-worker.service", "airflow-worker.service", True),
+        ("postgresql@15-main.service", "postgresql", True),
+        ("postgresql@15-main.service", "postgresql@15-main", True),
+        ("postgresql@15-main.service", "postgresql@*.service", True),
+        ("postgresql@15-main.service", "postgresql@.service", True),
+        ("airflow-worker2.service", "airflow-worker", False),
+        ("", "airflow-worker", False),
+        ("session-1.scope", "airflow-worker", False),
+    ],
+)
+def test_units(unit: str, expected: str, same: bool) -> None:
+    assert is_unit(unit, expected) is same
+
+
+def test_names_that_do_not_resolve() -> None:
+    problem = only(check(ctl={"unresolved": ["w1"]}, db={"unresolved": ["w1"]}))
+    assert (problem.subject, problem.found) == ("name w1", "not resolved on db, ctl")
+
+
+def test_free_space_for_releases() -> None:
+    little = {"free": {RELEASES: MINIMUM_FREE - 1}}
+    assert only(check(w1=little)).subject == f"free space for {RELEASES} on w1"
+    assert check(db=little) == [], "no Airflow there"
+    assert check(w1={"free": {"/srv": 0}}) == [], "not probed"
+
+
+def test_free_space_of_the_nearest_probed_parent() -> None:
+    little = {"free": {"/": MINIMUM_FREE, "/opt": 0, "/opt/air": MINIMUM_FREE}}
+    assert only(check(w1=little)).subject == f"free space for {RELEASES} on w1"
+    assert check(w1={"free": {"/": 0, "/opt": MINIMUM_FREE}}) == []
+
+
+def test_hosts_outside_the_cluster_do_not_matter() -> None:
+    stranger = probe(os=system("rocky", "9"), systemd=0, clock_offset=99.0, unresolved=["x"], python=python("3.6.1"))
+    assert check_hosts({"w1": probe(), "monitoring": stranger}, GROUPS) == []
+
+
+def test_free_space_elsewhere() -> None:
+    problem = only(check({"/srv": 1024**3}, db={"free": {"/srv": 1024**3 // 2}}))
+    assert (problem.found, problem.allowed) == ("0.5 GiB", "at least 1.0 GiB")
+
+
+def test_all_problems_are_found_at_once() -> None:
+    assert len(check(db={"systemd": 0, "os": system("rocky", "9")}, w1={"unresolved": ["x"]})) == 3

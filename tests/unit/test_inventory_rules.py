@@ -1,0 +1,650 @@
+"""inventory_rules: each rule with an inventory that passes and with ones that do not."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import time
+from typing import Any
+
+import pytest
+from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import (
+    SECRETS,
+    Catalogue,
+    Inventory,
+    Problem,
+    check_inventory,
+    executors,
+    local_paths,
+    may_wait_for_facts,
+    report,
+)
+
+AWKWARD = "@:/%#'\" $ {p}äß\\;|&"
+FERNET = base64.urlsafe_b64encode(bytes(range(100, 132))).decode()
+SIGNING_KEY = "k7Qz-" * 13
+
+OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "cluster": {
+        "cluster_address": {"type": "str", "default": "{{ inventory_hostname }}"},
+        "cluster_ca_certificates": {"type": "list", "elements": "path", "default": []},
+        "cluster_database_host": {"type": "str", "default": ""},
+        "cluster_database_port": {"type": "int", "default": 5432},
+        "cluster_database_user": {"type": "str", "default": "airflow"},
+        "cluster_database_password": {"type": "str", "no_log": True},
+        "cluster_results_password": {"type": "str", "no_log": True},
+        "cluster_redis_host": {"type": "str", "default": ""},
+        "cluster_redis_port": {"type": "int", "default": 6379},
+        "cluster_redis_password": {"type": "str", "no_log": True},
+        "cluster_redis_flower_password": {"type": "str", "no_log": True},
+        "cluster_webserver_port": {"type": "int", "default": 8080},
+        "cluster_flower_port": {"type": "int", "default": 5555},
+        "cluster_worker_log_port": {"type": "int", "default": 8793},
+        "airflow_executor": {"type": "str", "default": ""},
+    },
+    "postgresql": {"postgresql_parameters": {"type": "dict", "default": {}}},
+    "redis": {
+        "redis_fsync": {"type": "str", "choices": ["always", "everysec"], "default": "everysec"},
+        "redis_admin_password": {"type": "str", "no_log": True},
+    },
+    "airflow": {
+        "airflow_version": {"type": "str", "default": "3.3.2"},
+        "airflow_extras": {"type": "list", "elements": "str"},
+        "airflow_lock": {"type": "path"},
+        "airflow_dags": {"type": "path", "default": ""},
+        "airflow_worker_concurrency": {"type": "int", "default": 16},
+        "airflow_releases_kept": {"type": "int", "default": 3},
+        "airflow_debug": {"type": "bool", "default": False},
+        "airflow_fernet_key": {"type": "str", "no_log": True},
+        "airflow_jwt_secret": {"type": "str", "no_log": True},
+        "airflow_api_secret_key": {"type": "str", "no_log": True},
+        "airflow_admin_password": {"type": "str", "no_log": True},
+        "airflow_admin_username": {"type": "str", "default": "admin"},
+        "airflow_flower_password": {"type": "str", "no_log": True},
+        "airflow_connections": {
+            "type": "list",
+            "elements": "dict",
+            "options": {
+                "id": {"type": "str", "required": True},
+                "port": {"type": "int"},
+                "mode": {"type": "str", "choices": ["a", "b"]},
+            },
+        },
+    },
+}
+CATALOGUE = Catalogue(
+    options=OPTIONS,
+    constants={"cluster_database_url": "cluster", "__cluster_members": "cluster"},
+    defaults={
+        "airflow_version": "3.3.2",
+        "airflow_executor": "",
+        "cluster_database_user": "airflow",
+        "airflow_admin_username": "root@example.org",
+        "cluster_database_port": 5432,
+        "cluster_redis_port": 6379,
+        "cluster_webserver_port": 8080,
+        "cluster_flower_port": 5555,
+    },
+    locks=("3.2.0", "3.3.2"),
+)
+GROUPS = {
+    "all": ["db", "ctl", "w1", "w2"],
+    "postgresql": ["db"],
+    "redis": ["db"],
+    "schedulers": ["ctl"],
+    "webservers": ["ctl"],
+    "dag_processors": ["ctl"],
+    "triggerers": ["ctl"],
+    "flower": ["ctl"],
+    "workers": ["w1", "w2"],
+}
+ADDRESSES = {"db": "10.0.0.1", "ctl": "10.0.0.2", "w1": "10.0.0.3", "w2": "10.0.0.4"}
+SECRET_VALUES = {
+    **{name: f"{AWKWARD}{name[::-1]}" for name in SECRETS},
+    "airflow_fernet_key": FERNET,
+    "airflow_jwt_secret": SIGNING_KEY,
+    "airflow_api_secret_key": SIGNING_KEY,
+}
+Variables = dict[str, dict[str, Any]]
+
+
+def cluster() -> Variables:
+    """Variables of a valid cluster of four hosts."""
+    return {host: {"ansible_host": address, **SECRET_VALUES} for host, address in ADDRESSES.items()}
+
+
+def check(
+    everywhere: dict[str, Any] | None = None,
+    groups: dict[str, list[str]] | None = None,
+    without: tuple[str, ...] = (),
+    catalogue: Catalogue = CATALOGUE,
+    paths: dict[str, str] | None = None,
+    **hosts: dict[str, Any],
+) -> list[Problem]:
+    """Problems of the valid cluster with some variables set everywhere or on single hosts, and some removed."""
+    variables = cluster()
+    for host, values in variables.items():
+        values.update(everywhere or {})
+        values.update(hosts.get(host, {}))
+        for name in without:
+            values.pop(name, None)
+    inventory = Inventory({**GROUPS, **(groups or {})}, variables, paths=paths or {})
+    problems: list[Problem] = check_inventory(inventory, catalogue)
+    return problems
+
+
+def only(problems: list[Problem]) -> Problem:
+    assert len(problems) == 1, "\n".join(map(str, problems))
+    return problems[0]
+
+
+LOCAL: dict[str, list[str]] = {"workers": [], "redis": [], "flower": []}
+
+
+def test_a_valid_cluster_has_no_problem() -> None:
+    assert check() == []
+
+
+def test_a_single_host_needs_no_redis_no_workers_and_may_be_localhost() -> None:
+    groups = {group: ["box"] for group in ("postgresql", "schedulers", "webservers", "dag_processors", "flower")}
+    variables = {"box": {"ansible_host": "localhost", **SECRET_VALUES}}
+    for name in ("cluster_results_password", "cluster_redis_password", "redis_admin_password"):
+        del variables["box"][name]
+    assert check_inventory(Inventory(groups, variables), CATALOGUE) == []
+
+
+def test_a_problem_reads_as_documented() -> None:
+    problem = Problem("x", "a\nb", "c", "d")
+    assert str(problem) == "x\n  found:   a\n           b\n  allowed: c\n  remedy:  d"
+    assert report("Title.", [problem, problem]).count("\n\nx\n") == 2
+
+
+# -- names ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_name_is_reported_with_its_scope_and_the_nearest_known_name() -> None:
+    problem = only(check(w1={"airflow_worker_concurency": 4}, w2={"airflow_worker_concurency": 4}))
+    assert problem.subject == "airflow_worker_concurency"
+    assert "the group workers: w1, w2 (2 of 4 hosts)" in problem.found
+    assert problem.remedy == "did you mean airflow_worker_concurrency?"
+
+
+def test_an_unknown_name_far_from_all_known_ones() -> None:
+    assert "remove it" in only(check({"redis_zzzzz": 1})).remedy
+
+
+def test_the_value_of_an_unknown_name_is_not_shown() -> None:
+    assert "hunter2" not in report("", check({"airflow_admin_pasword": "hunter2"}))
+
+
+def test_internal_names_are_refused() -> None:
+    problem = only(check({"__airflow_packages": []}))
+    assert "internal" in problem.allowed
+
+
+@pytest.mark.parametrize("name", ["cluster_database_url", "__cluster_members"])
+def test_computed_names_are_refused_because_they_would_be_ignored(name: str) -> None:
+    problem = only(check({name: "x"}))
+    assert "silently ignore" in problem.allowed
+
+
+@pytest.mark.parametrize("name", ["my_airflow_x", "airflow", "clusters_x", "__other_role_x"])
+def test_names_of_others_are_left_alone(name: str) -> None:
+    assert check({name: object()}) == []
+
+
+def test_prefixes_can_be_left_to_others() -> None:
+    variables = cluster()
+    variables["db"]["redis_exporter_port"] = 9121
+    assert check_inventory(Inventory(GROUPS, variables), CATALOGUE)
+    assert check_inventory(Inventory(GROUPS, variables, ignored_prefixes=["redis_exporter_"]), CATALOGUE) == []
+
+
+def test_a_role_without_specs_is_not_checked() -> None:
+    options = {role: spec for role, spec in OPTIONS.items() if role != "redis"}
+    catalogue = Catalogue(options, CATALOGUE.constants, CATALOGUE.defaults, CATALOGUE.locks)
+    assert check({"redis_anything": 1}, catalogue=catalogue) == []
+
+
+def test_variables_of_hosts_outside_the_cluster_do_not_matter() -> None:
+    variables = {**cluster(), "elsewhere": {"airflow_x": 1, "airflow_worker_concurrency": "many"}}
+    assert check_inventory(Inventory(GROUPS, variables), CATALOGUE) == []
+
+
+# -- templates ------------------------------------------------------------------------------------------------------
+
+
+def test_a_failing_template_names_host_and_variable_once() -> None:
+    inventory = Inventory(
+        GROUPS,
+        cluster(),
+        failures={"w1": {"airflow_dags": "'x' is undefined"}, "w2": {"airflow_dags": "'x' is undefined"}},
+        origins={"w1": {"airflow_dags": "hosts.yml:7"}},
+    )
+    problem = only(check_inventory(inventory, CATALOGUE))
+    assert problem.subject == "airflow_dags on w1, w2"
+    assert problem.found == "'x' is undefined (hosts.yml:7)"
+
+
+def test_a_secret_whose_template_fails_is_not_reported_as_missing_too() -> None:
+    variables = cluster()
+    for values in variables.values():
+        del values["airflow_jwt_secret"]
+    failures = {host: {"airflow_jwt_secret": "vault"} for host in variables}
+    problem = only(check_inventory(Inventory(GROUPS, variables, failures), CATALOGUE))
+    assert problem.subject == "airflow_jwt_secret on db, ctl, w1, w2"
+
+
+def test_a_value_that_waits_for_facts_is_no_problem_but_its_name_is_checked() -> None:
+    failures = {"w1": {"airflow_releases_kept": "", "airflow_releases_keptt": ""}}
+    problem = only(check_inventory(Inventory(GROUPS, cluster(), failures), CATALOGUE))
+    assert problem.subject == "airflow_releases_keptt"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("airflow_releases_kept", "{{ ansible_facts.processor_count }}", True),
+        ("airflow_releases_kept", "{{ cluster_host_memory // 4 }}", True),
+        ("airflow_releases_kept", "{{ cluster_hosts }}", False),
+        ("airflow_releases_kept", "{{ nope }}", False),
+        ("airflow_worker_concurrency", "{{ ansible_facts.processor_count }}", False),
+        ("cluster_address", "{{ ansible_facts.default_ipv4.address }}", False),
+        ("cluster_database_port", "{{ ansible_facts.x }}", False),
+        ("airflow_fernet_key", "{{ ansible_facts.x }}", False),
+    ],
+)
+def test_only_values_that_no_other_host_reads_may_wait_for_facts(name: str, text: str, expected: bool) -> None:
+    assert may_wait_for_facts(name, text) is expected
+
+
+# -- types ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("airflow_worker_concurrency", "many", "an integer"),
+        ("airflow_worker_concurrency", 0, "an integer >= 1"),
+        ("airflow_worker_concurrency", -1, "an integer >= 1"),
+        ("airflow_worker_concurrency", 2.5, "an integer"),
+        ("airflow_worker_concurrency", "2.5", "an integer"),
+        ("airflow_worker_concurrency", True, "an integer"),
+        ("airflow_worker_concurrency", None, "an integer"),
+        ("airflow_worker_concurrency", [4], "an integer"),
+        ("cluster_webserver_port", 0, "a port, 1 to 65535"),
+        ("cluster_webserver_port", 65536, "a port, 1 to 65535"),
+        ("cluster_webserver_port", "http", "an integer"),
+        ("airflow_releases_kept", "three", "an integer"),
+        ("airflow_debug", "maybe", "true or false"),
+        ("redis_fsync", "never", 'one of "always", "everysec"'),
+        ("airflow_extras", "celery,fab", "a list, each item text"),
+        ("postgresql_parameters", "a=b", "a dictionary"),
+        ("postgresql_parameters", [1], "a dictionary"),
+        ("airflow_dags", ["a"], "a path"),
+        ("airflow_dags", True, "a path"),
+        ("cluster_database_user", 1.5, "text"),
+    ],
+)
+def test_wrong_types_are_refused(name: str, value: Any, allowed: str) -> None:
+    problems = [problem for problem in check({name: value}) if problem.subject == f"{name} on all hosts"]
+    assert only(problems).allowed.startswith(allowed)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("airflow_worker_concurrency", 1),
+        ("airflow_worker_concurrency", "4"),
+        ("cluster_webserver_port", 65535),
+        ("airflow_debug", "yes"),
+        ("redis_fsync", "always"),
+        ("airflow_extras", []),
+        ("postgresql_parameters", {"a": 1}),
+        ("airflow_connections", [{"id": "x", "port": "5"}]),
+        ("cluster_database_user", 1),
+    ],
+)
+def test_right_types_pass(name: str, value: Any) -> None:
+    assert check({name: value}) == []
+
+
+def test_null_is_allowed_where_it_is_the_default() -> None:
+    more = {"airflow_x": {"type": "str"}, "airflow_y": {"type": "str", "default": ""}}
+    options = {**OPTIONS, "airflow": {**OPTIONS["airflow"], **more}}
+    catalogue = Catalogue(options=options, locks=["3.3.2"], defaults=CATALOGUE.defaults)
+    problem = only(check({"airflow_x": None, "airflow_y": None}, catalogue=catalogue))
+    assert problem.subject == "airflow_y on all hosts"
+    assert problem.found == "nothing (null)"
+
+
+def test_nested_values_are_checked_and_not_shown() -> None:
+    problem = only(check({"airflow_connections": [{"id": "x", "port": "hunter2", "pasword": "hunter2"}]}))
+    assert "pasword" in problem.found
+    assert "port" in problem.found
+    assert "hunter2" not in str(problem)
+    problem = only(check({"airflow_connections": [{"id": "x", "mode": "hunter2"}]}))
+    assert "must be one of: a, b" in problem.found
+    assert "hunter2" not in str(problem)
+
+
+def test_hosts_with_the_same_wrong_value_share_a_problem() -> None:
+    problem = only(check(w1={"airflow_worker_concurrency": 0}, w2={"airflow_worker_concurrency": 0}))
+    assert problem.subject == "airflow_worker_concurrency on the group workers: w1, w2 (2 of 4 hosts)"
+    assert problem.found == "0"
+
+
+# -- one value for the cluster --------------------------------------------------------------------------------------
+
+
+def test_host_specific_cluster_variables_are_refused() -> None:
+    problem = only(check({"cluster_database_port": 5432}, w1={"cluster_database_port": 5433}))
+    assert problem.subject == "cluster_database_port"
+    assert problem.found == "db has 5432 and w1 has 5433"
+
+
+def test_a_value_on_some_hosts_differs_from_the_default_on_the_others() -> None:
+    problem = only(check(w1={"airflow_version": "3.2.0"}))
+    assert problem.found == 'db has "3.3.2" (the default) and w1 has "3.2.0"'
+    assert check(w1={"airflow_version": "3.3.2"}) == []
+
+
+def test_different_secrets_are_named_but_not_shown() -> None:
+    problem = only(check(w1={"airflow_jwt_secret": SIGNING_KEY + "x"}))
+    assert problem.found == "db and w1 have different values"
+    assert "k7Qz" not in str(problem)
+
+
+def test_what_is_host_specific_may_differ() -> None:
+    assert check(w1={"airflow_worker_concurrency": 2, "cluster_address": "10.0.0.9"}) == []
+
+
+# -- groups and executor --------------------------------------------------------------------------------------------
+
+
+def test_a_database_is_needed() -> None:
+    problem = only(check(groups={"postgresql": []}))
+    assert problem.subject == "group postgresql"
+    assert check({"cluster_database_host": "db.example.org"}, groups={"postgresql": []}) == []
+    assert only(check({"cluster_database_host": ""}, groups={"postgresql": []})).subject == "group postgresql"
+
+
+@pytest.mark.parametrize("group", ["postgresql", "redis"])
+def test_there_is_one_database_and_one_broker(group: str) -> None:
+    assert only(check(groups={group: ["db", "ctl"]})).found == "2 hosts: db, ctl"
+
+
+def test_workers_need_redis() -> None:
+    problem = only(check(groups={"redis": []}))
+    assert problem.subject == "group redis"
+    assert check({"cluster_redis_host": "redis.example.org"}, groups={"redis": []}) == []
+
+
+def test_redis_is_not_needed_without_celery() -> None:
+    assert check(groups=LOCAL) == []
+
+
+@pytest.mark.parametrize("group", ["schedulers", "webservers", "dag_processors"])
+def test_required_groups(group: str) -> None:
+    assert only(check(groups={group: []})).subject == f"group {group}"
+
+
+@pytest.mark.parametrize("group", ["triggerers", "flower"])
+def test_optional_groups(group: str) -> None:
+    assert check(groups={group: []}) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("worker", "workers"),
+        ("scheduler", "schedulers"),
+        ("webserver", "webservers"),
+        ("dag_processor", "dag_processors"),
+        ("dag-processors", "dag_processors"),
+        ("triggerer", "triggerers"),
+        ("postgres", "postgresql"),
+        ("api_server", "webservers"),
+    ],
+)
+def test_groups_with_nearly_the_right_name(wrong: str, right: str) -> None:
+    problems = check(groups={wrong: GROUPS[right], right: []})
+    assert [problem for problem in problems if problem.subject == f"group {wrong}" and right in problem.remedy]
+    assert check(groups={wrong: ["w1"]}) == [], "not while the right group has members"
+
+
+def test_other_groups_are_nobodys_business() -> None:
+    assert check(groups={"control": ["ctl"], "paris": ["w1"], "monitoring": ["x"]}) == []
+
+
+@pytest.mark.parametrize("value", ["CeleryExecutor", "LocalExecutor,CeleryExecutor", " CeleryExecutor , LocalExecutor"])
+def test_executors_with_celery(value: str) -> None:
+    assert check({"airflow_executor": value}) == []
+
+
+def test_the_executor_is_derived() -> None:
+    variables = cluster()
+    assert executors(Inventory(GROUPS, variables), CATALOGUE) == ["CeleryExecutor"]
+    assert executors(Inventory({**GROUPS, "workers": []}, variables), CATALOGUE) == ["LocalExecutor"]
+
+
+@pytest.mark.parametrize("value", ["KubernetesExecutor", "celery", "CeleryExecutor,", "LocalExecutor,LocalExecutor"])
+def test_unknown_executors(value: str) -> None:
+    problem = next(problem for problem in check({"airflow_executor": value}) if problem.subject == "airflow_executor")
+    assert "LocalExecutor, CeleryExecutor" in problem.allowed
+
+
+def test_celery_without_workers() -> None:
+    problem = only(check({"airflow_executor": "CeleryExecutor"}, groups={"workers": []}))
+    assert "empty group workers" in problem.found
+
+
+def test_workers_without_celery() -> None:
+    problem = only(check({"airflow_executor": "LocalExecutor"}))
+    assert "2 hosts in the group workers, which would idle" in problem.found
+
+
+# -- addresses and ports --------------------------------------------------------------------------------------------
+
+
+def test_addresses_are_unique() -> None:
+    problem = only(check(w2={"ansible_host": "10.0.0.3"}))
+    assert problem.subject == "address 10.0.0.3"
+    assert problem.found == "shared by w1, w2"
+
+
+def test_addresses_are_compared_as_addresses() -> None:
+    assert only(check(w1={"cluster_address": "fd00::1"}, w2={"cluster_address": "FD00:0::1"})).found
+    assert only(check(w1={"cluster_address": "w.example.org"}, w2={"cluster_address": "W.example.org."})).found
+
+
+def test_the_cluster_address_wins() -> None:
+    assert check(w2={"ansible_host": "10.0.0.3", "cluster_address": "10.0.0.9"}) == []
+
+
+@pytest.mark.parametrize("address", ["localhost", "127.0.0.1", "127.0.1.1", "::1", "LOCALHOST"])
+def test_loopback_is_refused_in_a_cluster(address: str) -> None:
+    assert "reaches only itself" in only(check(w1={"ansible_host": address})).found
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["a b", "a;b", "$(id)", "db:5432", "[fd00::1]", "http://x", "10.0.0.300", "10.0.0", "-x", "a..b", "::",
+     "fe80::1%eth0", "x" * 64, "a\n"],
+)  # fmt: skip
+def test_malformed_addresses(address: str) -> None:
+    assert only(check(w1={"cluster_address": address})).subject == "address of w1"
+    problem = only(check({"cluster_redis_host": address}))
+    assert problem.subject == "cluster_redis_host"
+
+
+@pytest.mark.parametrize("address", ["w1", "w_1", "w1.example.org", "w1.example.org.", "10.1.2.3", "fd00::1", "1-2.x"])
+def test_good_addresses(address: str) -> None:
+    assert check(w1={"cluster_address": address}) == []
+
+
+def test_a_host_without_address_is_reached_by_its_name() -> None:
+    assert check(without=("ansible_host",)) == []
+
+
+def test_one_host_needs_two_different_ports() -> None:
+    problem = only(check({"cluster_flower_port": 8080}))
+    assert problem.subject == "port 8080 on ctl"
+    assert "cluster_webserver_port and cluster_flower_port" in problem.found
+    assert check({"cluster_flower_port": 8080}, groups={"flower": ["db"]}) == []
+    assert check({"cluster_flower_port": 8080}, groups={"workers": []}) == [], "no Flower without Celery"
+
+
+def test_only_with_the_local_executor_a_scheduler_serves_logs() -> None:
+    ports = {"cluster_worker_log_port": 8080, "cluster_webserver_port": 8080}
+    assert check(ports) == []
+    problem = only(check(ports, groups=LOCAL))
+    assert "cluster_webserver_port and cluster_worker_log_port" in problem.found
+
+
+# -- version and files ----------------------------------------------------------------------------------------------
+
+
+def test_a_version_needs_a_lock() -> None:
+    problem = only(check({"airflow_version": "3.9.9"}))
+    assert problem.subject == "airflow_version"
+    assert problem.allowed == "3.2.0, 3.3.2"
+
+
+def test_a_lock_of_ones_own() -> None:
+    values = {"airflow_version": "3.9.9", "airflow_lock": "/site/airflow.lock"}
+    assert check(values, paths={"/site/airflow.lock": "file"}) == []
+    for kind, words in (("missing", "is missing"), ("directory", "is a folder")):
+        problem = only(check(values, paths={"/site/airflow.lock": kind}))
+        assert problem.subject == "airflow_lock"
+        assert words in problem.found
+
+
+def test_dags_must_be_a_folder() -> None:
+    assert check({"airflow_dags": ""}) == []
+    assert check({"airflow_dags": "/dags"}, paths={"/dags": "directory"}) == []
+    assert "is a file" in only(check({"airflow_dags": "/dags"}, paths={"/dags": "file"})).found
+    assert "is missing" in only(check({"airflow_dags": "/dags"}, paths={"/dags": "missing"})).found
+
+
+def test_certificates_must_be_files() -> None:
+    values = {"cluster_ca_certificates": ["/a.pem", "/b.pem"]}
+    problem = only(check(values, paths={"/a.pem": "file", "/b.pem": "missing"}))
+    assert problem.found == '"/b.pem", which is missing on the control node'
+    assert check(values, paths=dict.fromkeys(["/a.pem", "/b.pem"], "file")) == []
+
+
+def test_the_paths_to_look_at() -> None:
+    values = {"airflow_lock": "/l", "airflow_dags": "", "cluster_ca_certificates": ["/c", 5]}
+    assert local_paths({"a": values, "b": values}) == ["/l", "/c"]
+
+
+# -- secrets --------------------------------------------------------------------------------------------------------
+
+
+def test_missing_secrets_are_one_problem() -> None:
+    problem = only(check({"airflow_jwt_secret": ""}, without=("cluster_database_password", "redis_admin_password")))
+    assert problem.found.replace("\n", " ") == (
+        "no value for cluster_database_password, airflow_jwt_secret, redis_admin_password"
+    )
+    assert "playbooks/secrets.yml" in problem.remedy
+
+
+def test_a_secret_that_is_missing_on_one_host() -> None:
+    assert "airflow_jwt_secret (on w1)" in only(check(w1={"airflow_jwt_secret": None})).found
+
+
+def test_secrets_are_required_where_they_are_used() -> None:
+    names = ("cluster_results_password", "cluster_redis_password", "cluster_redis_flower_password")
+    flower = ("cluster_redis_flower_password", "airflow_flower_password")
+    assert check(groups=LOCAL, without=(*names, "airflow_flower_password", "redis_admin_password")) == []
+    assert all(name in only(check(without=names)).found for name in names)
+    assert check(groups={"flower": []}, without=flower) == []
+    assert check({"cluster_redis_host": "r"}, groups={"redis": []}, without=("redis_admin_password",)) == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["changeme", "CHANGE_ME", "changeme123!", "admin", "airflow", "postgres", "password", "Passw0rd!2024", "secret",
+     "redis", "flower", "test-1", "example", "TODO", "xxx", "XXXXXXXXXXXX", "airflow_password_12345", "admin:admin",
+     "<your-password-here>", "000000000000", "************", "123456789012", "abababababab"],
+)  # fmt: skip
+def test_placeholders_are_refused_and_not_shown(value: str) -> None:
+    problem = only(check({"cluster_database_password": value}))
+    assert "a placeholder" in problem.found
+    assert json.dumps(value) not in str(problem)
+
+
+def test_a_users_name_is_no_password() -> None:
+    problem = only(check({"airflow_admin_password": "Root@example.org"}))
+    assert problem.found == "the name of a user"
+
+
+@pytest.mark.parametrize(
+    "value", [AWKWARD, "correct horse battery", "x3Qt-9a8K_pz2", "{{ not a template", "пароль-пароль-1"]
+)
+def test_good_passwords(value: str) -> None:
+    assert check({"cluster_database_password": value}) == []
+
+
+def test_short_passwords() -> None:
+    problem = only(check({"cluster_redis_password": "x3Qt-9a8K_p"}))
+    assert problem.found == "a value of 11 characters"
+    assert "x3Qt" not in str(problem)
+    assert check({"cluster_redis_password": "x3Qt-9a8K_pz"}) == []
+
+
+@pytest.mark.parametrize("name", ["airflow_jwt_secret", "airflow_api_secret_key"])
+def test_short_signing_keys(name: str) -> None:
+    assert only(check({name: SIGNING_KEY[:63]})).found == "a value of 63 bytes"
+    assert check({name: SIGNING_KEY[:64]}) == []
+    assert check({name: "äöüßéèñç" * 4}) == [], "bytes count, not characters"
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r", "\0"])
+@pytest.mark.parametrize("name", SECRETS)
+def test_line_breaks(name: str, ending: str) -> None:
+    problem = only(check({name: SECRET_VALUES[name] + ending}))
+    assert "line break" in problem.found
+    assert SECRET_VALUES[name] not in str(problem)
+
+
+def test_numbers_are_no_secrets() -> None:
+    problem = only(check({"cluster_redis_password": 9182736455463}))
+    assert problem.found == "a value of type int"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [FERNET[:-1], FERNET + "=", FERNET[:-1] + "A", f"{FERNET}, {FERNET}", f"{FERNET},", "/" + FERNET[1:], "AbCd"],
+)
+def test_malformed_fernet_keys(value: str) -> None:
+    problem = only(check({"airflow_fernet_key": value}))
+    assert "malformed" in problem.found
+    assert FERNET[:20] not in str(problem)
+
+
+def test_several_fernet_keys() -> None:
+    other = base64.urlsafe_b64encode(bytes(range(32))).decode()
+    assert check({"airflow_fernet_key": f"{other},{FERNET}"}) == []
+
+
+def test_no_message_shows_a_secret() -> None:
+    """Whatever is wrong, the text holds no value of a variable that is a secret."""
+    secrets = {name: f"tell-{index}-tale\n" for index, name in enumerate(SECRETS)}
+    text = report("", check(secrets, w1={name: f"{value}!" for name, value in secrets.items()}))
+    assert len(text) > 1000
+    assert "tell-" not in text
+
+
+def test_ten_hosts_take_little_time() -> None:
+    hosts = [f"w{index}" for index in range(10)]
+    values: Variables = {
+        host: {**copy.deepcopy(SECRET_VALUES), **{name: spec.get("default") for name, spec in OPTIONS["redis"].items()}}
+        for host in hosts
+    }
+    groups = {**GROUPS, "workers": hosts, "all": hosts}
+    started = time.perf_counter()
+    check_inventory(Inventory(groups, values), CATALOGUE)
+    assert time.perf_counter() - started < 0.2

@@ -1,0 +1,82 @@
+"""host_probe and validate_hosts as tasks, on this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+INVENTORY = {
+    "all": {
+        "hosts": {"ctl1": {}, "db1": {}},
+        "children": {"schedulers": {"hosts": {"ctl1": {}}}, "redis": {"hosts": {"db1": {}}}},
+    }
+}
+
+
+def play(probe: dict[str, Any], **validate: Any) -> list[dict[str, Any]]:
+    return [
+        {
+            "hosts": "all",
+            "gather_facts": False,
+            "any_errors_fatal": True,
+            "tasks": [
+                {"name": "Probe", "dataops.airflow.host_probe": probe, "register": "__cluster_probe"},
+                {
+                    "name": "Clock",
+                    "ansible.builtin.debug": {"msg": "is {{ __cluster_probe.probe.clock_offset | abs < 3 }}"},
+                },
+                {"name": "Validate", "dataops.airflow.validate_hosts": validate, "run_once": True},
+            ],
+        }
+    ]
+
+
+def run(site: Path, content: list[dict[str, Any]], *options: str) -> str:
+    """Run a play on this machine; what it says."""
+    (site / "hosts.yml").write_text(yaml.safe_dump(INVENTORY))
+    (site / "play.yml").write_text(yaml.safe_dump(content))
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("ansible-playbook"),
+            *("-i", "hosts.yml", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}", "play.yml"),
+            *options,
+        ],
+        cwd=site,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(site),
+            "ANSIBLE_COLLECTIONS_PATH": os.environ["ANSIBLE_COLLECTIONS_PATH"],
+            "ANSIBLE_NOCOLOR": "1",
+            "LC_ALL": "C.UTF-8",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+def test_the_probe_reaches_the_rules(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        probe = {"ports": [{"port": port, "unit": "airflow-worker"}], "resolve": ["nope.invalid"], "paths": ["/srv/x"]}
+        text = run(tmp_path, play(probe, minimum_free={"/srv/x": 2**60}), "--check")
+    assert text.count("is True") == 2, text
+    assert f"\nport {port} on ctl1\n  found:   taken by " in text
+    assert f"process {os.getpid()}" in text
+    assert "\nname nope.invalid\n  found:   not resolved on ctl1, db1\n" in text
+    assert "\nfree space for /srv/x on db1\n" in text
+    assert "Nothing was changed." in text
+    assert "changed=1" not in text
+
+
+def test_nothing_was_probed(tmp_path: Path) -> None:
+    content = play({})
+    del content[0]["tasks"][:2]
+    assert "No host was probed" in run(tmp_path, content)
