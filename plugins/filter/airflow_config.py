@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
@@ -43,7 +44,9 @@ def option_text(value: Any) -> str:
     else:
         text = str(value)
     if "\n" in text or "\r" in text:
-        raise AnsibleFilterError("a value of airflow_config holds a newline; Airflow's file has one line for each option")
+        raise AnsibleFilterError(
+            "a value of airflow_config holds a newline; Airflow's file has one line for each option"
+        )
     return text.replace("%", "%%")
 
 

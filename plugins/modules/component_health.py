@@ -98,8 +98,9 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -158,7 +159,13 @@ def celery_asker(python: str, broker_url: str) -> Callable[[dict[str, Any]], str
             text=True,
             check=False,
         )
-        return "" if done.returncode == 0 else done.stderr.strip().splitlines()[-1:][0] if done.stderr.strip() else "no answer"
+        return (
+            ""
+            if done.returncode == 0
+            else done.stderr.strip().splitlines()[-1:][0]
+            if done.stderr.strip()
+            else "no answer"
+        )
 
     return ask
 

@@ -253,7 +253,9 @@ def main() -> None:
             path=str(release),
             fingerprint=after,
             packages=len(distributions(site_packages(release, version))) if present else 0,
-            diff={"before": f"fingerprint {before}\n", "after": f"fingerprint {after or 'of a new build'}\n"} if changed else {},
+            diff={"before": f"fingerprint {before}\n", "after": f"fingerprint {after or 'of a new build'}\n"}
+            if changed
+            else {},
         )
     except (Failure, OSError) as problem:
         module.fail_json(msg=f"release {release.name}: {problem}")

@@ -62,7 +62,7 @@ notes:
     generated.
   - A vault-encrypted file is decrypted with the vault passwords of the run and encrypted again under its vault ID. A
     plain file gets the ID of C(--encrypt-vault-id), else of the first vault password.
-  - Runs against several hosts at once take turns; still, one run is enough. Use C(run_once=true) or a play on localhost.
+  - Runs against several hosts at once take turns; one run is enough. Use C(run_once=true) or a play on localhost.
   - Ansible has read the inventory's variables before, and C(meta=refresh_inventory) does not read them again. To use
     new keys in the same run of ansible-playbook, load the file with M(ansible.builtin.include_vars).
 author:

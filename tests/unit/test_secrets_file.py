@@ -228,7 +228,7 @@ def test_owner_is_kept(tmp_path: Path) -> None:
 
 def test_parent_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "all").touch()
-    with pytest.raises(AnsibleError, match="all/vault.yml: File exists"):
+    with pytest.raises(AnsibleError, match=r"all/vault\.yml: Not a directory"):
         call(tmp_path / "all/vault.yml")
 
 

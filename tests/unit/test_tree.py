@@ -562,7 +562,7 @@ def test_playbook(src: Path, tmp_path: Path) -> None:
         "-D",
         "-vvv",
     ]
-    run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603
+    run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     report = json.loads((root / "report.json").read_text())
     digest = tree_digest.digest(tree_digest.scan(str(root / "files/dags"), DEFAULT_EXCLUDE))

@@ -32,4 +32,8 @@ with DAG(
         say.override(task_id=f"on_{worker}", queue=worker)(number)
 
     middle = [rest.override(task_id=name)(3) for name in ("left", "right")]
-    rest.override(task_id="begin")(0) >> middle >> say.override(task_id="many").expand(number=list(range(SETTINGS["tasks"])))
+    (
+        rest.override(task_id="begin")(0)
+        >> middle
+        >> say.override(task_id="many").expand(number=list(range(SETTINGS["tasks"])))
+    )
