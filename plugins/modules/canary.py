@@ -1,0 +1,335 @@
+#!/usr/bin/python
+# Copyright: the dataops.airflow contributors
+# Apache License 2.0 (see LICENSE)
+"""Runs the canary DAG and judges what it did."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: canary
+short_description: Run the canary DAG and judge what it did
+version_added: 0.1.0
+description:
+  - Logs in, compares the live Celery workers with the inventory, triggers the DAG C(dataops_canary) and waits for its end.
+  - Wants every task to succeed on its first try, one task on each worker with its log readable through the API, and the
+    two middle tasks to overlap.
+  - Changes nothing but the history of that DAG.
+options:
+  url:
+    description: URL of the API server.
+    type: str
+    required: true
+  username:
+    description: Name to log in with.
+    type: str
+    required: true
+  password:
+    description: Password to log in with.
+    type: str
+    required: true
+  version:
+    description: Version of Airflow that the API server shall run.
+    type: str
+    required: true
+  workers:
+    description: The workers of the inventory and the addresses under which they report. Empty without Celery.
+    type: dict
+    default: {}
+  overlap:
+    description: Whether the middle tasks shall overlap; not where only one task may run at a time.
+    type: bool
+    default: true
+  broker_url:
+    description: Celery's broker; only with O(workers).
+    type: str
+    default: ""
+  python:
+    description: Interpreter that can import Celery.
+    type: path
+    default: /opt/airflow/current/bin/python
+  timeout:
+    description: Seconds for the run of the DAG.
+    type: int
+    default: 240
+attributes:
+  check_mode:
+    description: Does not run the DAG; logs in and compares the workers.
+    support: partial
+  diff_mode:
+    description: There is nothing to show.
+    support: none
+author:
+  - The dataops.airflow team
+"""
+
+EXAMPLES = r"""
+- name: Run the canary
+  dataops.airflow.canary:
+    url: http://control1:8080
+    username: admin
+    password: "{{ airflow_admin_password }}"
+    version: 3.3.2
+    workers: {worker1: 10.0.0.21, worker2: 10.0.0.22}
+    broker_url: "{{ cluster_broker_url }}"
+"""
+
+RETURN = r"""
+run:
+  description: ID of the DAG run; empty in check mode.
+  type: str
+  returned: success
+seconds:
+  description: Time from the trigger to the end.
+  type: float
+  returned: success
+overlap:
+  description: Seconds during which both middle tasks ran.
+  type: float
+  returned: success
+tasks:
+  description: Every task with its name, host, start and end in seconds since the first start.
+  type: list
+  elements: dict
+  returned: success
+by_host:
+  description: Number of tasks by host.
+  type: dict
+  returned: success
+"""
+
+import collections
+import datetime
+import json
+import os
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+DAG = "dataops_canary"
+# A worker that has no result backend stops after 32 tasks.
+ENOUGH = 32
+PING = """
+import json, os
+from celery import Celery
+app = Celery(broker=os.environ['BROKER_URL'])
+app.conf.broker_connection_retry = False
+print(json.dumps([name for answer in app.control.ping(timeout=2) for name in answer]))
+"""
+
+
+class CanaryError(Exception):
+    """A finding that fails the verification: what was found, and what to do."""
+
+
+class Api:
+    """The API server, with the token of a login.
+
+    :param url: its URL, without a path.
+    :raises CanaryError: when it cannot be reached, or refuses the login.
+    """
+
+    def __init__(self, url: str, username: str, password: str) -> None:
+        self.url = url
+        self.token = ""
+        answer = self.call("POST", "/auth/token", {"username": username, "password": password})
+        self.token = answer["access_token"]
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Call the API and return its JSON answer."""
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if self.token:
+            headers["Authorization"] = f"Bearer {self.token}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as refusal:
+            raise CanaryError(f"{method} {path} answered {refusal.code}: {refusal.read()[:300]!r}") from refusal
+        except OSError as problem:
+            raise CanaryError(f"{self.url} cannot be reached: {problem}") from problem
+        return json.loads(text) if text else None
+
+
+def quote(text: str) -> str:
+    """Quote a part of a path."""
+    return urllib.parse.quote(text, safe="")
+
+
+def seconds(moment: str | None) -> float:
+    """Seconds since the epoch of a time of the API; 0 where there is none."""
+    return datetime.datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp() if moment else 0.0
+
+
+def live_workers(python: str, broker_url: str) -> list[str]:
+    """Names of the Celery workers that answer a ping, without their prefix ``celery@``."""
+    environment = {**os.environ, "BROKER_URL": broker_url}
+    done = subprocess.run([python, "-c", PING], env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CanaryError(f"the broker cannot be asked: {(done.stderr.strip().splitlines() or ['no answer'])[-1]}")
+    return sorted(name.partition("@")[2] for name in json.loads(done.stdout))
+
+
+def compare_workers(wanted: list[str], live: list[str]) -> None:
+    """Require that the live workers are those of the inventory.
+
+    :raises CanaryError: naming each one that is missing or unknown.
+    """
+    missing = sorted(set(wanted) - set(live))
+    unknown = sorted(set(live) - set(wanted))
+    if missing:
+        raise CanaryError(
+            f"no answer from the worker on {', '.join(missing)}; see there: journalctl -u airflow-worker -n 50"
+        )
+    if unknown:
+        raise CanaryError(
+            f"a worker that is not in the group workers consumes from the broker: {', '.join(unknown)}; "
+            "stop it there, or add its host to the inventory"
+        )
+
+
+def await_dag(api: Api, workers: list[str], deadline: float) -> None:
+    """Wait until the canary is parsed with a task for each worker; asks for a parse instead of waiting for its turn."""
+    wanted = {f"on_{worker}" for worker in workers}
+    asked = False
+    while True:
+        trouble = "is not parsed yet"
+        try:
+            known = {item["task_id"] for item in api.call("GET", f"/api/v2/dags/{DAG}/tasks")["tasks"]}
+            named = {name for name in known if name.startswith("on_")}
+            if named == wanted:
+                return
+            trouble = f"still has tasks for {sorted(named)}, not for {sorted(wanted)}"
+            if not asked:
+                token = api.call("GET", f"/api/v2/dags/{DAG}")["file_token"]
+                api.call("PUT", f"/api/v2/parseDagFile/{quote(token)}")
+                asked = True
+        except CanaryError as problem:
+            if " 404" not in str(problem):
+                raise
+        if time.monotonic() > deadline:
+            raise CanaryError(f"the DAG {DAG} {trouble}; see: journalctl -u airflow-dag-processor -n 50")
+        time.sleep(0.5)
+
+
+def run_dag(api: Api, deadline: float) -> tuple[str, list[dict[str, Any]]]:
+    """Trigger the DAG, wait for its end and return the run's ID and its task instances."""
+    run = api.call("POST", f"/api/v2/dags/{DAG}/dagRuns", {"logical_date": None})["dag_run_id"]
+    path = f"/api/v2/dags/{DAG}/dagRuns/{quote(run)}"
+    while True:
+        state = api.call("GET", path)["state"]
+        tasks: list[dict[str, Any]] = []
+        if state in ("success", "failed") or time.monotonic() > deadline:
+            while True:
+                page = api.call("GET", f"{path}/taskInstances?limit=50&offset={len(tasks)}")
+                tasks += page["task_instances"]
+                if not page["task_instances"] or len(tasks) >= page["total_entries"]:
+                    return run, tasks
+        time.sleep(0.5)
+
+
+def judge(tasks: list[Mapping[str, Any]], workers: Mapping[str, str], overlap_wanted: bool) -> float:
+    """Judge the task instances of a run.
+
+    :param workers: ``{name: address under which the worker reports}``.
+    :returns: seconds during which both middle tasks ran.
+    :raises CanaryError: naming the first thing that is not as it should be.
+    """
+    bad = collections.Counter(str(task["state"]) for task in tasks if task["state"] != "success")
+    if bad:
+        first = next(task for task in tasks if task["state"] != "success")
+        where = first["hostname"] or "no host"
+        raise CanaryError(
+            f"{sum(bad.values())} of {len(tasks)} tasks did not succeed ({dict(bad)}), first {first['task_id']} "
+            f"on {where}; look at its log in the web UI, or see there: journalctl -u 'airflow-*' -n 100"
+        )
+    retried = [task["task_id"] for task in tasks if task["try_number"] != 1]
+    if retried:
+        raise CanaryError(f"tasks needed more than one try: {', '.join(retried)}")
+    if len(tasks) <= ENOUGH:
+        raise CanaryError(f"only {len(tasks)} tasks ran; airflow_canary_tasks must be above {ENOUGH}")
+    by_name = {task["task_id"]: task for task in tasks}
+    for worker, address in workers.items():
+        ran = by_name[f"on_{worker}"]["hostname"]
+        if ran != address:
+            raise CanaryError(f"the task for {worker} ({address}) ran on {ran}: two workers share that name")
+    left, right = by_name["left"], by_name["right"]
+    starts = [seconds(left["start_date"]), seconds(right["start_date"])]
+    overlap = min(seconds(left["end_date"]), seconds(right["end_date"])) - max(starts)
+    if overlap_wanted and overlap <= 0:
+        raise CanaryError("the two middle tasks ran one after the other; compare parallelism with the free slots")
+    return round(max(overlap, 0.0), 1)
+
+
+def read_logs(api: Api, run: str, workers: list[str]) -> None:
+    """Require that the log of one task of each worker can be read through the API."""
+    wanted = {f"on_{worker}": f"canary {number}" for number, worker in enumerate(workers)}
+    for task, text in (wanted or {"many": "canary 0"}).items():
+        index = "" if wanted else "?map_index=0"
+        log = api.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{quote(run)}/taskInstances/{quote(task)}/logs/1{index}")
+        if text not in json.dumps(log):
+            raise CanaryError(
+                f"the log of {task} cannot be read: {json.dumps(log)[:300]}; "
+                "does the API server reach that host's log port, and are the clocks equal?"
+            )
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "url": {"type": "str", "required": True},
+            "username": {"type": "str", "required": True},
+            "password": {"type": "str", "required": True, "no_log": True},
+            "version": {"type": "str", "required": True},
+            "workers": {"type": "dict", "default": {}},
+            "overlap": {"type": "bool", "default": True},
+            "broker_url": {"type": "str", "default": "", "no_log": True},
+            "python": {"type": "path", "default": "/opt/airflow/current/bin/python"},
+            "timeout": {"type": "int", "default": 240},
+        },
+        supports_check_mode=True,
+    )
+    option = module.params
+    workers: dict[str, str] = option["workers"]
+    try:
+        api = Api(option["url"], option["username"], option["password"])
+        version = api.call("GET", "/api/v2/version")["version"]
+        if version != option["version"]:
+            raise CanaryError(f"the API server runs {version}, not {option['version']}; run site.yml")
+        if workers:
+            compare_workers(list(workers), live_workers(option["python"], option["broker_url"]))
+        if module.check_mode:
+            module.exit_json(changed=False, run="", seconds=0.0, overlap=0.0, tasks=[], by_host={})
+        start = time.monotonic()
+        await_dag(api, list(workers), start + 120)
+        start = time.monotonic()
+        run, instances = run_dag(api, start + option["timeout"])
+        took = round(time.monotonic() - start, 1)
+        overlap = judge(instances, workers, option["overlap"])
+        read_logs(api, run, list(workers))
+    except CanaryError as problem:
+        module.fail_json(msg=f"canary: {problem}")
+    zero = min(seconds(task["start_date"]) for task in instances)
+    names = {address: worker for worker, address in workers.items()}
+    tasks = [
+        {
+            "task": task["task_id"] if task["map_index"] < 0 else f"{task['task_id']}[{task['map_index']}]",
+            "host": names.get(task["hostname"], task["hostname"]),
+            "start": round(seconds(task["start_date"]) - zero, 2),
+            "end": round(seconds(task["end_date"]) - zero, 2),
+        }
+        for task in instances
+    ]
+    by_host = dict(collections.Counter(task["host"] for task in tasks))
+    module.exit_json(changed=False, run=run, seconds=took, overlap=overlap, tasks=tasks, by_host=by_host)
+
+
+if __name__ == "__main__":
+    main()
