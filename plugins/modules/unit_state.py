@@ -10,8 +10,8 @@ module: unit_state
 short_description: Tell which systemd units run with something else than their files say
 version_added: 0.1.0
 description:
-  - A unit writes, when it starts, a digest of everything it is started with into its runtime directory. This module
-    compares that digest with the wanted one, so that a restart is never forgotten, however the run that changed the
+  - A unit writes, when it starts, the C(sha256sum) of everything it is started with into its runtime directory. This
+    module compares that with the files of now, so that a restart is never forgotten, however the run that changed the
     files ended, and never done twice.
   - Reads only. One call answers for all units of a host.
 options:
@@ -25,16 +25,22 @@ options:
         description: Name of the unit, with its suffix.
         type: str
         required: true
-      digest:
-        description: Digest of what it shall have been started with.
-        type: str
+      files:
+        description: What it is started with, in the order of its C(sha256sum).
+        type: list
+        elements: path
         required: true
-      digest_file:
-        description: Where the unit wrote the digest of what it was started with.
+      record:
+        description: Where it wrote that C(sha256sum) when it started.
         type: path
         required: true
+  pending:
+    description: Paths that a run in check mode would change; a unit that is started with one of them is reported as stale.
+    type: list
+    elements: path
+    default: []
   owned:
-    description: Glob over names in C(/etc/systemd/system); a regular file there that is not in O(units) is reported as unexpected.
+    description: Glob over names in C(/etc/systemd/system); a file there that is not in O(units) is reported as unexpected.
     type: str
     default: ""
 attributes:
@@ -53,8 +59,8 @@ EXAMPLES = r"""
   dataops.airflow.unit_state:
     units:
       - name: airflow-scheduler.service
-        digest: "{{ digest }}"
-        digest_file: /run/airflow-scheduler/digest
+        files: [/etc/airflow/scheduler.cfg, /etc/airflow/scheduler.env]
+        record: /run/airflow-scheduler/started-with
     owned: airflow-*.service
   register: __airflow_state
 """
@@ -96,7 +102,9 @@ reload_needed:
   returned: always
 """
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -109,12 +117,28 @@ def parse_show(output: str) -> list[dict[str, str]]:
     return [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
 
 
-def started_with(path: str) -> str:
-    """Digest that a unit wrote when it started; empty when it wrote none."""
+def checksums(files: list[str]) -> str:
+    """What ``sha256sum`` prints for these files; a missing one is left out, as there."""
+    lines = []
+    for name in files:
+        try:
+            lines.append(f"{hashlib.sha256(Path(name).read_bytes()).hexdigest()}  {name}")
+        except OSError:
+            continue
+    return "\n".join(lines)
+
+
+def recorded(path: str) -> str:
+    """What a unit wrote when it started; empty when it wrote nothing."""
     try:
         return Path(path).read_text().strip()
     except OSError:
         return ""
+
+
+def is_stale(unit: dict[str, Any], pending: list[str]) -> bool:
+    """Whether a running unit was started with something else than its files of now, or of soon."""
+    return bool(set(unit["files"]) & set(pending)) or recorded(unit["record"]) != checksums(unit["files"])
 
 
 def main() -> None:
@@ -127,26 +151,24 @@ def main() -> None:
                 "required": True,
                 "options": {
                     "name": {"type": "str", "required": True},
-                    "digest": {"type": "str", "required": True},
-                    "digest_file": {"type": "path", "required": True},
+                    "files": {"type": "list", "elements": "path", "required": True},
+                    "record": {"type": "path", "required": True},
                 },
             },
+            "pending": {"type": "list", "elements": "path", "default": []},
             "owned": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
-    wanted: dict[str, dict[str, str]] = {unit["name"]: unit for unit in module.params["units"]}
+    wanted: dict[str, dict[str, Any]] = {unit["name"]: unit for unit in module.params["units"]}
     known: dict[str, dict[str, str]] = {}
     if wanted:
         argv = ["systemctl", "show", "--property=" + ",".join(PROPERTIES), "--", *wanted]
         _rc, output, _err = module.run_command(argv, check_rc=True)
         known = dict(zip(wanted, parse_show(output)))
     stopped = [name for name in wanted if known[name].get("ActiveState") not in ("active", "reloading")]
-    stale = [
-        name
-        for name, unit in wanted.items()
-        if name not in stopped and started_with(unit["digest_file"]) != unit["digest"]
-    ]
+    pending = module.params["pending"]
+    stale = [name for name, unit in wanted.items() if name not in stopped and is_stale(unit, pending)]
     disabled = [name for name in wanted if known[name].get("UnitFileState") not in ("enabled", "alias")]
     owned = Path("/etc/systemd/system").glob(module.params["owned"]) if module.params["owned"] else []
     files = sorted(path.name for path in owned if path.is_file() and not path.is_symlink())
