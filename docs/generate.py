@@ -106,17 +106,14 @@ def role_page(role: str) -> str:
         "## Entry points",
         table(["Entry point", "What it does"], rows),
         "## Variables",
-        f"Set them in `group_vars/all/{role}.yml` of the inventory; what differs between hosts, in the `group_vars` of a "
-        "group. Preflight refuses what must not differ.",
+        f"Set them in `group_vars/all/{role}.yml` of the inventory, and what differs between hosts in the `group_vars` "
+        "of a group. Preflight refuses differences in what must be equal.",
         table(["Variable", "Type", "Default", "Meaning"], list(option_rows(role_options(role)))),
     ]
     if role == "airflow":
         blocks += components()
     for title, constant, variable in DERIVED.get(role, ()):
-        rows = [
-            [f"`{name}`", f"`{text}`" if text else ""]
-            for name, text in flat(load(f"roles/{role}/vars/main.yml")[constant])
-        ]
+        rows = list(flat(load(f"roles/{role}/vars/main.yml")[constant]))
         blocks += [
             f"## {title}",
             f"What the role sets; `{variable}` wins over it. A name in a value is a variable of the roles.",

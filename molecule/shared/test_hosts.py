@@ -1,5 +1,142 @@
 """What holds on every host of every scenario. A scenario's own tests are the test_*.py beside its molecule.yml."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+UNITS = {
+    "schedulers": "airflow-scheduler",
+    "webservers": "airflow-api-server",
+    "dag_processors": "airflow-dag-processor",
+    "triggerers": "airflow-triggerer",
+    "flower": "airflow-flower",
+    "workers": "airflow-worker",
+}
+# Who listens where; "own" is the host's cluster address, "any" every address.
+PORTS = {
+    "postgresql": {5432: "own"},
+    "redis": {6379: "own"},
+    "schedulers": {8974: "loopback"},
+    "webservers": {8080: "any"},
+    "triggerers": {8794: "any"},
+    "flower": {5555: "own"},
+    "workers": {8793: "any"},
+}
+METADATA_SECRETS = ("cluster_database_password", "airflow_jwt_secret", "airflow_fernet_key", "airflow_admin_password")
+
+
+def name_of(host: Any) -> str:
+    """Name of a host in the inventory."""
+    return str(host.check_output("hostname"))
+
+
+def groups_of(host: Any, cluster: Any) -> set[str]:
+    """Groups of a host."""
+    name = name_of(host)
+    return {group for group in (*UNITS, "postgresql", "redis") if name in cluster.members(group)}
+
+
+def units_of(host: Any, cluster: Any) -> list[str]:
+    """Airflow's units that the inventory wants on a host."""
+    return [unit for group, unit in UNITS.items() if group in groups_of(host, cluster)]
+
+
+def read(host: Any, command: str) -> bytes:
+    """Output of a command, whatever its encoding."""
+    return bytes(host.run(command).stdout_bytes)
+
 
 def test_no_unit_has_failed(host):
     assert host.check_output("systemctl list-units --failed --plain --no-legend") == ""
+
+
+def test_units_are_those_of_the_groups(host, cluster):
+    wanted = units_of(host, cluster)
+    for unit in wanted:
+        service = host.service(unit)
+        assert service.is_running, unit
+        assert service.is_enabled, unit
+    files = host.check_output("find /etc/systemd/system -maxdepth 1 -type f -name 'airflow-*.service' -printf '%f\\n'").split()
+    assert sorted(files) == sorted(f"{unit}.service" for unit in wanted)
+
+
+def test_webserver_is_another_name_of_the_api_server(host, cluster):
+    if "webservers" not in groups_of(host, cluster):
+        assert not host.service("airflow-webserver").is_running
+        return
+    assert host.check_output("systemctl show --value --property=Id airflow-webserver") == "airflow-api-server.service"
+
+
+def test_ports(host, cluster):
+    own = cluster.address(name_of(host))
+    listening = host.check_output("ss --listening --tcp --numeric --no-header | awk '{print $4}'").split()
+    expected = {port: where for group in groups_of(host, cluster) for port, where in PORTS.get(group, {}).items()}
+    if not cluster.members("workers") and "schedulers" in groups_of(host, cluster):
+        expected[8793] = "any"
+    for port, where in expected.items():
+        heard = {line.rpartition(":")[0] for line in listening if line.endswith(f":{port}")}
+        allowed = {"own": {own, "127.0.0.1", "[::1]"}, "loopback": {"127.0.0.1"}, "any": {"*", "0.0.0.0", "[::]"}}[where]
+        assert heard, f"nobody listens on {port}"
+        assert heard <= allowed, (port, heard)
+    every = {port for ports in PORTS.values() for port in ports}
+    heard_ports = {int(line.rpartition(":")[2]) for line in listening}
+    assert heard_ports & every == set(expected)
+
+
+def test_modes_and_owners(host, cluster):
+    if not units_of(host, cluster):
+        assert not host.file("/etc/airflow").exists
+        return
+    for path in host.check_output("find /etc/airflow /etc/systemd/system/airflow-*.service -type f").split():
+        file = host.file(path)
+        assert (file.user, file.group) == ("root", "root"), path
+        assert file.mode == (0o600 if path.endswith(".env") else 0o644), path
+    loose = "find /opt/airflow ! -user root -o -perm /022 ! -type l | head"
+    assert host.check_output(loose) == ""
+    home = host.file("/var/lib/airflow")
+    assert (home.user, home.mode) == ("airflow", 0o750)
+    assert not host.file("/var/lib/airflow/airflow.db").exists, "something used the silent SQLite"
+    assert not host.file("/var/lib/airflow/airflow.cfg").exists, "something generated its own configuration"
+
+
+def test_no_secret_where_it_is_not_needed(host, cluster):
+    """A host without a control component holds neither the metadata password nor the keys of the API."""
+    control = groups_of(host, cluster) & {"schedulers", "webservers", "dag_processors", "triggerers"}
+    haystack = read(
+        host,
+        "cat /etc/airflow/* /etc/airflow/*/* /etc/systemd/system/airflow-* 2>/dev/null;"
+        " cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n';"
+        " systemctl show '*' 2>/dev/null; journalctl --no-pager 2>/dev/null",
+    )
+    for name in METADATA_SECRETS:
+        if not control:
+            assert cluster.secrets[name].encode() not in haystack, name
+    readable = read(
+        host,
+        "find /etc /opt/airflow /var/lib/airflow -xdev -type f -perm /004 -size -1000k ! -path '*/site-packages/*'"
+        " -exec cat {} + 2>/dev/null; cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'; journalctl --no-pager 2>/dev/null",
+    )
+    for name, value in cluster.secrets.items():
+        assert value.encode() not in readable, f"{name} can be read by everybody"
+
+
+@pytest.mark.parametrize("unit", [*UNITS.values(), "redis-server"])
+def test_sandbox(host, cluster, unit):
+    wanted = units_of(host, cluster) + (["redis-server"] if "redis" in groups_of(host, cluster) else [])
+    if unit not in wanted:
+        assert not host.service(unit).is_running
+        return
+    rating = host.check_output(f"systemd-analyze security --no-pager {unit} | tail -1")
+    assert float(rating.split(":")[1].split()[0]) <= 1.5, rating
+
+
+def test_operators_command(host, cluster):
+    groups = groups_of(host, cluster)
+    if not groups & {"schedulers", "webservers", "dag_processors", "triggerers"}:
+        assert not host.file("/usr/local/bin/airflow").exists
+        return
+    assert host.check_output("airflow version") == "3.3.2"
+    executor = "CeleryExecutor" if cluster.members("workers") else "LocalExecutor"
+    assert host.check_output("airflow config get-value core executor") == executor

@@ -76,7 +76,7 @@ def tasks_in(items: Any) -> Iterator[dict[str, Any]]:
     for item in items or []:
         if not isinstance(item, dict):
             continue
-        nested = [key for key in ("block", "rescue", "always", "pre_tasks", "tasks", "post_tasks", "handlers")]
+        nested = ("block", "rescue", "always", "pre_tasks", "tasks", "post_tasks", "handlers")
         if not any(key in item for key in nested):
             yield item
         for entry in item.get("roles", []) if "hosts" in item else []:

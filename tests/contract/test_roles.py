@@ -158,7 +158,9 @@ def test_every_template_and_file_is_used() -> None:
 def test_only_the_contract_reads_other_hosts(name: str) -> None:
     found = [
         f"{relative(path)}: {match[0]}"
-        for path in files(*(f"roles/{name}/{part}/**/*" for part in ("tasks", "handlers", "templates", "vars", "defaults")))
+        for path in files(
+            *(f"roles/{name}/{part}/**/*" for part in ("tasks", "handlers", "templates", "vars", "defaults"))
+        )
         for match in re.finditer(r"\bgroups\s*[\[.]|\bhostvars\b", code(path))
     ]
     assert found == [], f"derive it in roles/{CONTRACT}/vars/main.yml"
@@ -223,7 +225,9 @@ def hidden_names(text: str) -> list[str]:
 
 def test_hidden_names_are_found() -> None:
     assert hidden_names("{{ a | default(1) }} {{ (b|d(2)) }} {% if not c | default('') %}") == ["a", "b", "c"]
-    assert hidden_names("{{ a.b | default(1) + c['d'] | default(2) + e | first | default(3) + f(g) | default(4) }}") == []
+    assert (
+        hidden_names("{{ a.b | default(1) + c['d'] | default(2) + e | first | default(3) + f(g) | default(4) }}") == []
+    )
 
 
 def test_no_default_hides_a_missing_variable() -> None:

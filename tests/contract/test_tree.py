@@ -40,7 +40,8 @@ def commands(text: str) -> list[str]:
 
 
 def test_commands_are_found() -> None:
-    text = "a\n```console\n$ sudo make  demo   # look\nStarted.\n```\n```yaml\nx: 1\n```\n```sh\n# first\ncd a\nb \\\n  c\n```\n"
+    text = "a\n```console\n$ sudo make  demo   # look\nStarted.\n```\n```yaml\nx: 1\n```\n"
+    text += "```sh\n# first\ncd a\nb \\\n  c\n```\n"
     assert commands(text) == ["make demo", "cd a", "b c"]
 
 
