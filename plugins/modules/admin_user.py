@@ -62,6 +62,7 @@ action:
   sample: [none, created, password set]
 """
 
+import http.client
 import json
 import subprocess
 import urllib.error
@@ -91,6 +92,8 @@ def login(url: str, username: str, password: str, timeout: float = 30) -> bool:
         raise Failure(f"{url}/auth/token answered {refusal.code}") from refusal
     except OSError as problem:
         raise Failure(f"{url} cannot be reached: {problem}") from problem
+    except (ValueError, http.client.HTTPException) as problem:
+        raise Failure(f"{url}/auth/token did not answer as Airflow's API does") from problem
 
 
 def users(command: str, arguments: list[str], password: str) -> subprocess.CompletedProcess[str]:

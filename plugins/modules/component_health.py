@@ -92,6 +92,7 @@ unhealthy:
 """
 
 import datetime
+import http.client
 import json
 import os
 import subprocess
@@ -175,8 +176,9 @@ def wait(ask: Callable[[dict[str, Any]], str], check: dict[str, Any], deadline: 
     while True:
         try:
             trouble = ask(check)
-        except (OSError, ValueError) as problem:
-            trouble = str(getattr(problem, "reason", problem))
+        except (OSError, ValueError, http.client.HTTPException) as problem:
+            # Some have no text, and no text would mean healthy.
+            trouble = str(getattr(problem, "reason", "") or problem) or type(problem).__name__
         if not trouble or time.monotonic() >= deadline:
             return trouble
         time.sleep(0.25)

@@ -167,6 +167,14 @@ def site_packages(release: Path, version: str) -> Path:
     return release / "lib" / f"python{version}" / "site-packages"
 
 
+def built_with(release: Path) -> str:
+    """Fingerprint that a release had when it was built; empty when its manifest cannot be read."""
+    try:
+        return str(json.loads((release / MANIFEST).read_text())["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
 def build(release: Path, module: AnsibleModule, version: str) -> None:
     """Build the release under a temporary name and rename it when it is complete.
 
@@ -197,6 +205,8 @@ def build(release: Path, module: AnsibleModule, version: str) -> None:
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         replaced = release.parent / f".{release.name}.replaced"
         if release.exists():
+            # One may be left of a run that ended between the renames.
+            shutil.rmtree(replaced, ignore_errors=True)
             release.rename(replaced)
         partial.rename(release)
         shutil.rmtree(replaced, ignore_errors=True)
@@ -238,7 +248,7 @@ def main() -> None:
         before = ""
         if (release / MANIFEST).is_file():
             before = fingerprint(site_packages(release, version), version)
-            if before != json.loads((release / MANIFEST).read_text())["fingerprint"]:
+            if before != built_with(release):
                 before += " (not the one it was built with)"
         changed = len(before) != 64
         if changed and not module.check_mode:

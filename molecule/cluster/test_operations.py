@@ -1,0 +1,176 @@
+"""What an operator does to a running cluster, in this order: look, change, grow, reboot, break."""
+
+from __future__ import annotations
+
+import re
+import time
+from urllib.parse import quote
+
+from conftest import INVENTORY, Api, basic, status_of, wait_until
+
+CHANGE = "group_vars/all/zzz_change.yml"
+
+
+def restarted(before, after) -> set[str]:
+    """Services that became active anew, as host/unit."""
+    return {f"{host}/{unit.removesuffix('.service')}" for (host, unit), stamp in after.items() if before.get((host, unit)) != stamp}
+
+
+def changes(output: str) -> int:
+    """Sum of the changes that a run reports."""
+    return sum(int(count) for count in re.findall(r"changed=(\d+)", output))
+
+
+def test_check_mode_finds_nothing(cluster):
+    before = cluster.started()
+    assert changes(cluster.play("site.yml", "--check", "--diff")) == 0
+    assert restarted(before, cluster.started()) == set()
+
+
+def test_changed_secret_restarts_its_readers_and_stays_secret(cluster):
+    before = cluster.started()
+    new = "another p@s:s/w%o#r'd\" $ x?y&z=7"
+    cluster.change(CHANGE, f"---\nairflow_flower_password: {new}\n")
+    told = cluster.play("site.yml", "--check", "--diff")
+    assert changes(told) > 0
+    assert restarted(before, cluster.started()) == set()
+    output = cluster.play("site.yml", "--diff", "-vvv")
+    assert restarted(before, cluster.started()) == {"control1/airflow-flower"}
+    for name, value in cluster.secrets.items():
+        for form in (value, quote(value, safe="")):
+            assert form not in output, f"{name} is in the output of -vvv"
+    url = f"http://{cluster.address('control1')}:5555/workers"
+    assert status_of(url, basic("admin", new)) == 200
+
+
+def test_changed_concurrency_restarts_that_worker_and_the_scheduler(cluster):
+    before = cluster.started()
+    cluster.change("host_vars/worker1.yml", "---\nairflow_worker_concurrency: 3\n")
+    cluster.play("site.yml")
+    assert restarted(before, cluster.started()) == {"worker1/airflow-worker", "control1/airflow-scheduler"}
+    banner = cluster.host("worker1").check_output("journalctl --unit airflow-worker --no-pager | grep concurrency: | tail -1")
+    assert "concurrency: 3" in banner
+    assert cluster.host("control1").check_output("airflow config get-value core parallelism") == "7"
+
+
+def test_postgresql_reloads_what_needs_no_restart(cluster):
+    before = cluster.started()
+    cluster.change(CHANGE, "---\npostgresql_parameters: {log_min_duration_statement: 7s}\n")
+    cluster.play("site.yml", "--limit", "db1")
+    assert restarted(before, cluster.started()) == set()
+    ask = "runuser -u postgres -- psql --tuples-only --no-align --command 'SHOW log_min_duration_statement'"
+    assert cluster.host("db1").check_output(ask) == "7s"
+
+
+def test_postgresql_restarts_what_needs_it(cluster):
+    before = cluster.started()
+    cluster.change(CHANGE, "---\npostgresql_parameters: {max_locks_per_transaction: 80}\n")
+    cluster.play("site.yml", "--limit", "db1")
+    assert restarted(before, cluster.started()) == {"db1/postgresql@15-main"}
+    ask = "runuser -u postgres -- psql --tuples-only --no-align --command 'SHOW max_locks_per_transaction'"
+    assert cluster.host("db1").check_output(ask) == "80"
+
+
+def test_postgresql_refuses_a_wrong_setting_and_runs_on(cluster):
+    before = cluster.started()
+    cluster.change(CHANGE, "---\npostgresql_parameters: {wrok_mem: 8MB}\n")
+    output = cluster.play("site.yml", succeeds=False)
+    for word in ("wrok_mem", "allowed:", "remedy:", "Airflow is left as it is"):
+        assert word in output
+    assert restarted(before, cluster.started()) == set()
+    cluster.change(CHANGE, "---\n")
+    cluster.play("site.yml")
+
+
+def test_redis_restarts_alone(cluster):
+    before = cluster.started()
+    cluster.change(CHANGE, "---\nredis_config: {tcp-keepalive: 90}\n")
+    cluster.play("site.yml")
+    assert restarted(before, cluster.started()) == {"db1/redis-server"}
+    cluster.change(CHANGE, "---\n")
+    cluster.play("site.yml")
+
+
+def test_refused_inventory_changes_nothing(cluster):
+    before = cluster.started()
+    cluster.change(CHANGE, "---\nairflow_dasg: /tmp\nairflow_executor: SequentialExecutor\ncluster_redis_port: 70000\n")
+    output = cluster.play("site.yml", succeeds=False)
+    for word in ("airflow_dasg", "airflow_dags", "SequentialExecutor", "70000", "found:", "allowed:", "remedy:"):
+        assert word in output, word
+    assert changes(output) == 0
+    assert restarted(before, cluster.started()) == set()
+    cluster.change(CHANGE, "---\n")
+
+
+def test_taken_port_is_refused(cluster):
+    control = cluster.host("control1")
+    control.check_output("systemctl stop airflow-flower")
+    control.check_output("systemd-run --unit=squatter python3 -m http.server 5555")
+    try:
+        output = cluster.play("site.yml", succeeds=False)
+        for word in ("5555", "squatter", "control1", "remedy:"):
+            assert word in output, word
+        assert changes(output) == 0
+    finally:
+        control.check_output("systemctl stop squatter")
+    cluster.play("site.yml")
+    assert control.service("airflow-flower").is_running
+
+
+def test_added_worker_restarts_no_other(cluster):
+    before = cluster.started()
+    hosts = INVENTORY / "hosts.yml"
+    hosts.write_text(hosts.read_text().replace("        worker2:\n", "        worker2:\n        worker3:\n"))
+    cluster.read_inventory()
+    assert cluster.members("workers") == ["worker1", "worker2", "worker3"]
+    cluster.play("lab/create.yml")
+    cluster.play("site.yml")
+    assert restarted(before, cluster.started()) == {"worker3/airflow-worker", "control1/airflow-scheduler"}
+    cluster.play("playbooks/verify.yml")
+
+
+def test_killed_worker_comes_back(cluster):
+    worker = cluster.host("worker2")
+    before = worker.check_output("systemctl show --value --property=MainPID airflow-worker")
+    worker.check_output("systemctl kill --signal=KILL airflow-worker")
+    wait_until(lambda: worker.check_output("systemctl show --value --property=MainPID airflow-worker") not in ("0", before), 60)
+    cluster.play("playbooks/verify.yml")
+
+
+def test_stopped_component_is_named_and_mended(cluster):
+    control = cluster.host("control1")
+    control.check_output("systemctl stop airflow-triggerer")
+    output = cluster.play("playbooks/verify.yml", succeeds=False)
+    for word in ("control1", "airflow-triggerer.service", "remedy:"):
+        assert word in output, word
+    cluster.play("site.yml")
+    cluster.play("playbooks/verify.yml")
+
+
+def test_rebooted_hosts_come_back_by_themselves(cluster, web_url):
+    names = ("db1", "control1", "worker1")
+    boots = {name: cluster.host(name).check_output("stat --format=%Y /proc/1") for name in names}
+    for name in names:
+        cluster.host(name).run("systemctl reboot")
+    for name in names:
+        wait_until(lambda name=name: booted(cluster, name) not in ("", boots[name]), 90)
+    wait_until(lambda: answers(f"{web_url}/api/v2/monitor/health"), 90)
+    api = Api(web_url, "admin", cluster.secrets["airflow_admin_password"])
+    assert len(api.run_dag("parallel_dag", 180)) == 4
+    cluster.play("playbooks/verify.yml")
+    assert changes(cluster.play("site.yml")) == 0
+
+
+def booted(cluster, name: str) -> str:
+    """When a host was booted; empty while it cannot be reached."""
+    result = cluster.host(name).run("stat --format=%Y /proc/1")
+    return str(result.stdout.strip()) if result.rc == 0 else ""
+
+
+def answers(url: str) -> bool:
+    """Whether a URL answers well."""
+    try:
+        return status_of(url) == 200
+    except OSError:
+        time.sleep(0.5)
+        return False

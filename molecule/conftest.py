@@ -1,0 +1,160 @@
+"""Fixtures of the tests that look at running hosts."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import testinfra
+
+TOP = Path(__file__).parents[1]
+SCENARIO = os.environ["MOLECULE_SCENARIO_NAME"]
+INVENTORY = TOP / ".lab" / SCENARIO / "inventory"
+SOURCES = ["-i", str(INVENTORY), "-i", str(TOP / "lab" / "inventories" / f"{SCENARIO}.yml")]
+
+
+class Cluster:
+    """The cluster of a scenario, as an operator sees it."""
+
+    def __init__(self) -> None:
+        self.read_inventory()
+
+    def read_inventory(self) -> None:
+        """Read groups and variables again, after an edit."""
+        done = subprocess.run(["ansible-inventory", *SOURCES, "--list"], capture_output=True, text=True, check=True, cwd=TOP)
+        self.inventory = json.loads(done.stdout)
+        self.variables: dict[str, dict[str, Any]] = self.inventory["_meta"]["hostvars"]
+
+    def members(self, group: str) -> list[str]:
+        """Hosts of a group, those of its child groups included."""
+        entry = self.inventory.get(group, {})
+        found = [*entry.get("hosts", [])]
+        for child in entry.get("children", []):
+            found += self.members(child)
+        return list(dict.fromkeys(found))
+
+    def variable(self, name: str) -> Any:
+        """Value of a variable that is the same on all hosts."""
+        return next(iter(self.variables.values()))[name]
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """Every secret of the inventory by the name of its variable."""
+        marks = ("_password", "_secret", "_secret_key", "_fernet_key")
+        return {name: value for name, value in next(iter(self.variables.values())).items() if name.endswith(marks)}
+
+    def address(self, host: str) -> str:
+        """Address of a host in the lab."""
+        return self.host(host).check_output("hostname --ip-address").split()[0]
+
+    def host(self, name: str) -> Any:
+        """A host for testinfra."""
+        return testinfra.get_host(f"ssh://{name}", ssh_config=str(TOP / ".lab" / SCENARIO / "ssh_config"))
+
+    def change(self, name: str, text: str) -> None:
+        """Add or replace a file of the inventory."""
+        (INVENTORY / name).parent.mkdir(exist_ok=True)
+        (INVENTORY / name).write_text(text)
+        self.read_inventory()
+
+    def play(self, *arguments: str, succeeds: bool = True) -> str:
+        """Run ansible-playbook with this scenario's inventory and return its output."""
+        argv = ["ansible-playbook", *SOURCES, *arguments]
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=TOP, env=environment)
+        output = done.stdout + done.stderr
+        assert (done.returncode == 0) is succeeds, output[-6000:]
+        return output
+
+    def started(self) -> dict[tuple[str, str], str]:
+        """When each service of this collection became active, by host and unit."""
+        units = "'airflow-*.service' 'postgresql@*.service' redis-server.service"
+        found = {}
+        for name in self.variables:
+            listed = self.host(name).check_output(f"systemctl list-units --plain --no-legend --state=active {units}")
+            for unit in [line.split()[0] for line in listed.splitlines()]:
+                stamp = self.host(name).check_output(f"systemctl show --value --property=ActiveEnterTimestampMonotonic {unit}")
+                found[name, unit] = stamp
+        return found
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    """The cluster of this scenario."""
+    return Cluster()
+
+
+class Api:
+    """Airflow's API, logged in as the administrator."""
+
+    def __init__(self, url: str, username: str, password: str) -> None:
+        self.url = url
+        self.headers: dict[str, str] = {}
+        status, answer = self.ask("POST", "/auth/token", {"username": username, "password": password})
+        assert status == 201, f"{status} {answer}"
+        self.headers = {"Authorization": f"Bearer {answer['access_token']}"}
+
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Status and JSON of an answer."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **self.headers}
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, json.loads(answer.read() or "null")
+        except urllib.error.HTTPError as refusal:
+            return refusal.code, refusal.read().decode()
+
+    def run_dag(self, dag: str, timeout: float = 120) -> list[dict[str, Any]]:
+        """Unpause and trigger a DAG, wait for its success and return its task instances."""
+        self.ask("PATCH", f"/api/v2/dags/{dag}", {"is_paused": False})
+        status, run = self.ask("POST", f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None})
+        assert status == 200, run
+        path = f"/api/v2/dags/{dag}/dagRuns/{urllib.request.quote(run['dag_run_id'], safe='')}"
+        wait_until(lambda: self.ask("GET", path)[1]["state"] in ("success", "failed"), timeout)
+        tasks: list[dict[str, Any]] = self.ask("GET", f"{path}/taskInstances?limit=100")[1]["task_instances"]
+        assert {task["state"] for task in tasks} == {"success"}, tasks
+        return tasks
+
+
+def wait_until(condition: Callable[[], bool], timeout: float) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout} s"
+        time.sleep(0.5)
+
+
+def basic(username: str, password: str) -> dict[str, str]:
+    """Header of HTTP's basic authentication."""
+    return {"Authorization": "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()}
+
+
+def status_of(url: str, headers: dict[str, str] | None = None) -> int:
+    """Status of a GET."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers or {}), timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as refusal:
+        return refusal.code
+
+
+@pytest.fixture(scope="session")
+def web_url(cluster: Cluster) -> str:
+    """URL of the web UI."""
+    return f"http://{cluster.address(cluster.members('webservers')[0])}:8080"
+
+
+@pytest.fixture(scope="session")
+def api(cluster: Cluster, web_url: str) -> Api:
+    """The API, logged in."""
+    return Api(web_url, "admin", cluster.secrets["airflow_admin_password"])

@@ -1,0 +1,72 @@
+"""airflow_config: who gets which option, and values that Airflow's parser reads back."""
+
+from __future__ import annotations
+
+import configparser
+import json
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.dataops.airflow.plugins.filter.airflow_config import FilterModule, option_text, options_for
+
+READERS = {"core.parallelism": ["scheduler"], "api.workers": ["api-server"]}
+CONFIG: dict[str, dict[str, Any]] = {
+    "core": {"parallelism": 8, "executor": "LocalExecutor", "load_examples": None},
+    "api": {"workers": 2},
+    "empty": {"nothing": None},
+}
+
+
+def test_options_go_to_their_readers() -> None:
+    assert options_for(CONFIG, "scheduler", READERS) == {"core": {"parallelism": 8, "executor": "LocalExecutor"}}
+    assert options_for(CONFIG, "worker", READERS) == {"core": {"executor": "LocalExecutor"}}
+    assert options_for(CONFIG, "api-server", READERS) == {"core": {"executor": "LocalExecutor"}, "api": {"workers": 2}}
+
+
+def test_the_operators_command_gets_every_option() -> None:
+    wanted = {"core": {"parallelism": 8, "executor": "LocalExecutor"}, "api": {"workers": 2}}
+    assert options_for(CONFIG, "cli", READERS) == wanted
+
+
+def test_a_section_must_be_a_dict() -> None:
+    with pytest.raises(AnsibleFilterError, match="section core of airflow_config"):
+        options_for({"core": "parallelism = 8"}, "cli", {})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "plain",
+        "100 %",
+        "%(asctime)s %% $HOME ${x}",
+        "a = b ; c # d",
+        "'quoted' \"text\"",
+        "é",
+        "",
+        8,
+        0.5,
+        True,
+        [1, "50 %", None, True],
+        {"key": "%s", "list": []},
+    ],
+)
+def test_values_come_back(value: Any) -> None:
+    parser = configparser.ConfigParser()
+    parser.read_string(f"[section]\noption = {option_text(value)}\n")
+    found = parser["section"]["option"]
+    assert (json.loads(found) if isinstance(value, (list, dict)) else found) == (
+        value if isinstance(value, (list, dict)) else str(value)
+    )
+
+
+@pytest.mark.parametrize("value", ["a\nb = c", "a\r"])
+def test_a_newline_is_refused_without_showing_the_value(value: str) -> None:
+    with pytest.raises(AnsibleFilterError, match="holds a newline") as problem:
+        option_text(value)
+    assert "b = c" not in str(problem.value)
+    assert option_text(["a\nb"]) == '["a\\nb"]'
+
+
+def test_the_filters_are_offered() -> None:
+    assert FilterModule().filters() == {"options_for": options_for, "option_text": option_text}
