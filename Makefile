@@ -32,6 +32,14 @@ setup: .venv/.complete ## Install the pinned controller toolchain into .venv
 requirements: setup ## Renew requirements.txt from requirements.in
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes requirements.in -o requirements.txt
 
+.PHONY: locks
+locks: setup ## Renew the locks that ship with the collection
+	tools/locks.py
+
+.PHONY: docs
+docs: setup ## Renew the generated pages
+	docs/generate.py
+
 .PHONY: lint
 lint: setup ## Check YAML, playbooks, Python and shell scripts
 	yamllint -s .

@@ -33,9 +33,9 @@ up() {
   local address
   address=$(ssh -T -G -F .lab/demo/ssh_config control1 | awk '$1 == "hostname" {print $2}')
   cat << END
-Web UI    http://$address:8080   user admin
-Flower    http://$address:5555
-Password  grep airflow_admin_password $inventory/group_vars/all/vault.yml
+Web UI     http://$address:8080   user admin, password airflow_admin_password
+Flower     http://$address:5555   user admin, password airflow_flower_password
+Passwords  grep -E 'airflow_(admin|flower)_password' $inventory/group_vars/all/vault.yml
 
 These addresses answer on this machine only. From elsewhere: ssh -L 8080:$address:8080 -L 5555:$address:5555 THIS_MACHINE
 

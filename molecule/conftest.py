@@ -30,7 +30,9 @@ class Cluster:
 
     def read_inventory(self) -> None:
         """Read groups and variables again, after an edit."""
-        done = subprocess.run(["ansible-inventory", *SOURCES, "--list"], capture_output=True, text=True, check=True, cwd=TOP)
+        done = subprocess.run(
+            ["ansible-inventory", *SOURCES, "--list"], capture_output=True, text=True, check=True, cwd=TOP
+        )
         self.inventory = json.loads(done.stdout)
         self.variables: dict[str, dict[str, Any]] = self.inventory["_meta"]["hostvars"]
 
@@ -69,7 +71,12 @@ class Cluster:
     def play(self, *arguments: str, succeeds: bool = True) -> str:
         """Run ansible-playbook with this scenario's inventory and return its output."""
         argv = ["ansible-playbook", *SOURCES, *arguments]
-        environment = {**os.environ, "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
+        environment = {
+            **os.environ,
+            "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"),
+            "ANSIBLE_FORCE_COLOR": "0",
+            "ANSIBLE_NOCOLOR": "1",
+        }
         done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=TOP, env=environment)
         output = done.stdout + done.stderr
         assert (done.returncode == 0) is succeeds, output[-6000:]
@@ -82,7 +89,9 @@ class Cluster:
         for name in self.variables:
             listed = self.host(name).check_output(f"systemctl list-units --plain --no-legend --state=active {units}")
             for unit in [line.split()[0] for line in listed.splitlines()]:
-                stamp = self.host(name).check_output(f"systemctl show --value --property=ActiveEnterTimestampMonotonic {unit}")
+                stamp = self.host(name).check_output(
+                    f"systemctl show --value --property=ActiveEnterTimestampMonotonic {unit}"
+                )
                 found[name, unit] = stamp
         return found
 

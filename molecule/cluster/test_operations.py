@@ -13,7 +13,11 @@ CHANGE = "group_vars/all/zzz_change.yml"
 
 def restarted(before, after) -> set[str]:
     """Services that became active anew, as host/unit."""
-    return {f"{host}/{unit.removesuffix('.service')}" for (host, unit), stamp in after.items() if before.get((host, unit)) != stamp}
+    return {
+        f"{host}/{unit.removesuffix('.service')}"
+        for (host, unit), stamp in after.items()
+        if before.get((host, unit)) != stamp
+    }
 
 
 def changes(output: str) -> int:
@@ -48,7 +52,9 @@ def test_changed_concurrency_restarts_that_worker_and_the_scheduler(cluster):
     cluster.change("host_vars/worker1.yml", "---\nairflow_worker_concurrency: 3\n")
     cluster.play("site.yml")
     assert restarted(before, cluster.started()) == {"worker1/airflow-worker", "control1/airflow-scheduler"}
-    banner = cluster.host("worker1").check_output("journalctl --unit airflow-worker --no-pager | grep concurrency: | tail -1")
+    banner = cluster.host("worker1").check_output(
+        "journalctl --unit airflow-worker --no-pager | grep concurrency: | tail -1"
+    )
     assert "concurrency: 3" in banner
     assert cluster.host("control1").check_output("airflow config get-value core parallelism") == "7"
 
@@ -133,7 +139,9 @@ def test_killed_worker_comes_back(cluster):
     worker = cluster.host("worker2")
     before = worker.check_output("systemctl show --value --property=MainPID airflow-worker")
     worker.check_output("systemctl kill --signal=KILL airflow-worker")
-    wait_until(lambda: worker.check_output("systemctl show --value --property=MainPID airflow-worker") not in ("0", before), 60)
+    wait_until(
+        lambda: worker.check_output("systemctl show --value --property=MainPID airflow-worker") not in ("0", before), 60
+    )
     cluster.play("playbooks/verify.yml")
 
 

@@ -66,7 +66,9 @@ def test_units_are_those_of_the_groups(host, cluster):
         service = host.service(unit)
         assert service.is_running, unit
         assert service.is_enabled, unit
-    files = host.check_output("find /etc/systemd/system -maxdepth 1 -type f -name 'airflow-*.service' -printf '%f\\n'").split()
+    files = host.check_output(
+        "find /etc/systemd/system -maxdepth 1 -type f -name 'airflow-*.service' -printf '%f\\n'"
+    ).split()
     assert sorted(files) == sorted(f"{unit}.service" for unit in wanted)
 
 
@@ -85,7 +87,9 @@ def test_ports(host, cluster):
         expected[8793] = "any"
     for port, where in expected.items():
         heard = {line.rpartition(":")[0] for line in listening if line.endswith(f":{port}")}
-        allowed = {"own": {own, "127.0.0.1", "[::1]"}, "loopback": {"127.0.0.1"}, "any": {"*", "0.0.0.0", "[::]"}}[where]
+        allowed = {"own": {own, "127.0.0.1", "[::1]"}, "loopback": {"127.0.0.1"}, "any": {"*", "0.0.0.0", "[::]"}}[
+            where
+        ]
         assert heard, f"nobody listens on {port}"
         assert heard <= allowed, (port, heard)
     every = {port for ports in PORTS.values() for port in ports}

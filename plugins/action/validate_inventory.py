@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -88,16 +89,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 templated_defaults = _template_what_works(templar, defaults)
 
         paths = {path: _kind(self._loader.path_dwim(path)) for path in rules.local_paths(variables)}
-        locks = sorted(
-            path.stem.removeprefix("airflow-") for path in roles["airflow"].glob("files/locks/airflow-*.txt")
-        )
+        locks = {
+            path.stem.removeprefix("airflow-"): _lock_extras(path)
+            for path in sorted(roles["airflow"].glob("files/locks/airflow-*.txt"))
+        }
         return (
             rules.Inventory(groups, variables, failures, origins, paths, ignored),
             rules.Catalogue(
                 options={role: options for role, path in roles.items() if (options := _options(path))},
                 constants={name: role for role, values in constants_of.items() for name in values},
                 defaults=templated_defaults,
-                locks=locks,
+                locks=list(locks),
+                lock_extras={version: extras for version, extras in locks.items() if extras},
             ),
         )
 
@@ -108,6 +111,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if path.is_file():
                 values.update(self._loader.load_from_file(str(path), trusted_as_template=True) or {})
         return values
+
+
+def _lock_extras(lock: Path) -> list[str]:
+    """Return the extras that a shipped lock was made with, from its header; nothing where it names none."""
+    with lock.open(encoding="utf-8") as lines:
+        header = itertools.takewhile(lambda line: line.startswith("#"), lines)
+        named = [line.partition("# extras:")[2] for line in header if line.startswith("# extras:")]
+    return [extra.strip() for extra in named[0].split(",")] if named else []
 
 
 def _options(role: Path) -> Values:

@@ -140,12 +140,14 @@ class Catalogue:
     :param constants: name -> role, for each variable in a role's `vars/main.yml`. Those beat the inventory.
     :param defaults: option name -> default, templated. Names whose default cannot be computed are left out.
     :param locks: the Airflow versions for which the collection ships a lock.
+    :param lock_extras: Airflow version -> the extras that its shipped lock was made with.
     """
 
     options: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     constants: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     locks: Sequence[str] = ()
+    lock_extras: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def known(self) -> dict[str, Mapping[str, Any]]:
@@ -544,17 +546,31 @@ def check_version(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
                 f"{json.dumps(lock)}, which is {_kind(inventory, lock)} on the control node",
                 "an existing file, by its full path (for example {{ inventory_dir }}/airflow.lock); "
                 "empty: the lock that ships with the collection",
-                "ansible-playbook -i INVENTORY playbooks/lock.yml makes it; commit it",
+                "uv pip compile --universal --generate-hashes makes one; commit it beside the inventory",
             )
         ]
-    if version is None or str(version) in catalogue.locks:
+    if version is None:
         return []
+    if str(version) in catalogue.locks:
+        shipped = catalogue.lock_extras.get(str(version))
+        extras = inventory.value("airflow_extras", catalogue.defaults)
+        if shipped is None or not isinstance(extras, list) or set(extras) == set(shipped):
+            return []
+        return [
+            Problem(
+                _subject(inventory, "airflow_extras"),
+                json.dumps(extras),
+                f"the extras of the lock that ships for {version}: {json.dumps(list(shipped))}",
+                "leave airflow_extras out, or make a lock with yours (uv pip compile --universal --generate-hashes) "
+                "and set airflow_lock to its path",
+            )
+        ]
     return [
         Problem(
             _subject(inventory, "airflow_version"),
             f"{json.dumps(version, default=str)}, for which no lock ships and airflow_lock is not set",
             ", ".join(catalogue.locks) or "no version: this copy of the collection ships no lock",
-            "use one of those, or make a lock with playbooks/lock.yml and set airflow_lock to its path",
+            "use one of those, or set airflow_lock to one of your own (uv pip compile --universal --generate-hashes)",
         )
     ]
 

@@ -71,7 +71,7 @@ import urllib.request
 from ansible.module_utils.basic import AnsibleModule
 
 
-class Failure(Exception):
+class LoginError(Exception):
     """Something that an operator has to look at."""
 
 
@@ -79,7 +79,7 @@ def login(url: str, username: str, password: str, timeout: float = 30) -> bool:
     """Tell whether the API grants a token.
 
     :param timeout: seconds to wait for the answer.
-    :raises Failure: when the API cannot be reached or answers with anything but a grant or a refusal.
+    :raises LoginError: when the API cannot be reached or answers with anything but a grant or a refusal.
     """
     body = json.dumps({"username": username, "password": password}).encode()
     request = urllib.request.Request(f"{url}/auth/token", body, {"Content-Type": "application/json"})
@@ -89,11 +89,11 @@ def login(url: str, username: str, password: str, timeout: float = 30) -> bool:
     except urllib.error.HTTPError as refusal:
         if refusal.code in (401, 403):
             return False
-        raise Failure(f"{url}/auth/token answered {refusal.code}") from refusal
+        raise LoginError(f"{url}/auth/token answered {refusal.code}") from refusal
     except OSError as problem:
-        raise Failure(f"{url} cannot be reached: {problem}") from problem
+        raise LoginError(f"{url} cannot be reached: {problem}") from problem
     except (ValueError, http.client.HTTPException) as problem:
-        raise Failure(f"{url}/auth/token did not answer as Airflow's API does") from problem
+        raise LoginError(f"{url}/auth/token did not answer as Airflow's API does") from problem
 
 
 def users(command: str, arguments: list[str], password: str) -> subprocess.CompletedProcess[str]:
@@ -137,11 +137,11 @@ def main() -> None:
             done = users(option["command"], ["reset-password", "--username", name], password)
             action = "password set"
         if done.returncode:
-            raise Failure(f"airflow users failed ({done.returncode}): {done.stderr.strip()[-2000:]}")
+            raise LoginError(f"airflow users failed ({done.returncode}): {done.stderr.strip()[-2000:]}")
         if not login(option["url"], name, password):
-            raise Failure(f"the login of {name} is still refused after: {action}")
+            raise LoginError(f"the login of {name} is still refused after: {action}")
         module.exit_json(changed=True, action=action)
-    except Failure as problem:
+    except LoginError as problem:
         module.fail_json(msg=f"administrator {name}: {problem}")
 
 

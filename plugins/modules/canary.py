@@ -10,7 +10,8 @@ module: canary
 short_description: Run the canary DAG and judge what it did
 version_added: 0.1.0
 description:
-  - Logs in, compares the live Celery workers with the inventory, triggers the DAG C(dataops_canary) and waits for its end.
+  - Logs in, compares the live Celery workers with the inventory, triggers the DAG C(dataops_canary) and waits
+    for its end.
   - Wants every task to succeed on its first try, one task on each worker with its log readable through the API, and the
     two middle tasks to overlap.
   - Changes nothing but the history of that DAG.
@@ -106,7 +107,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -234,7 +235,7 @@ def run_dag(api: Api, deadline: float) -> tuple[str, list[dict[str, Any]]]:
         time.sleep(0.5)
 
 
-def judge(tasks: list[Mapping[str, Any]], workers: Mapping[str, str], overlap_wanted: bool) -> float:
+def judge(tasks: Sequence[Mapping[str, Any]], workers: Mapping[str, str], overlap_wanted: bool) -> float:
     """Judge the task instances of a run.
 
     :param workers: ``{name: address under which the worker reports}``.

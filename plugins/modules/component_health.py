@@ -30,7 +30,8 @@ options:
       kind:
         description:
           - V(http) wants status 200 from O(checks[].url).
-          - V(heartbeat) wants O(checks[].component) healthy in the JSON that the API server's monitor gives at O(checks[].url).
+          - V(heartbeat) wants O(checks[].component) healthy in the JSON that the API server's monitor gives at
+            O(checks[].url).
           - V(celery) wants an answer to a ping from O(checks[].worker).
         type: str
         choices: [http, heartbeat, celery]

@@ -102,18 +102,18 @@ from ansible_collections.dataops.airflow.plugins.module_utils.fingerprint import
 MANIFEST = "release.json"
 
 
-class Failure(Exception):
+class BuildError(Exception):
     """A step that failed, with what an operator needs to know."""
 
 
 def run(argv: list[str], environment: dict[str, str]) -> str:
     """Run a command and return its standard output.
 
-    :raises Failure: with the end of its standard error, when it does not exit with 0.
+    :raises BuildError: with the end of its standard error, when it does not exit with 0.
     """
     done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Failure(f"{Path(argv[0]).name} {argv[1]} failed ({done.returncode}): {done.stderr.strip()[-3000:]}")
+        raise BuildError(f"{Path(argv[0]).name} {argv[1]} failed ({done.returncode}): {done.stderr.strip()[-3000:]}")
     return done.stdout
 
 
@@ -132,11 +132,11 @@ def environment_for(index_url: str, ca_bundle: str, cache: str) -> dict[str, str
 def install_uv(folder: Path, requirement: str, python: str, environment: dict[str, str]) -> Path:
     """Put the pinned uv into ``folder`` and return its path; older ones are removed.
 
-    :raises Failure: when the requirement names no version, or pip cannot install it.
+    :raises BuildError: when the requirement names no version, or pip cannot install it.
     """
     version = re.search(r"^uv==(\S+)", requirement, re.MULTILINE)
     if not version:
-        raise Failure("the option uv must hold a line uv==VERSION with its hashes")
+        raise BuildError("the option uv must hold a line uv==VERSION with its hashes")
     binary = folder / f"uv-{version[1]}"
     if binary.exists():
         return binary
@@ -146,13 +146,22 @@ def install_uv(folder: Path, requirement: str, python: str, environment: dict[st
         requirements.write_text(requirement)
         run([python, "-m", "venv", f"{scratch}/venv"], environment)
         run(
-            [f"{scratch}/venv/bin/pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "--no-compile"]
-            + ["--require-hashes", "--requirement", str(requirements)],
+            [
+                f"{scratch}/venv/bin/pip",
+                "install",
+                "--quiet",
+                "--no-deps",
+                "--only-binary=:all:",
+                "--no-compile",
+                "--require-hashes",
+                "--requirement",
+                str(requirements),
+            ],
             environment,
         )
         for old in folder.glob("uv-*"):
             old.unlink()
-        os.replace(f"{scratch}/venv/bin/uv", binary)
+        Path(f"{scratch}/venv/bin/uv").replace(binary)
     return binary
 
 
@@ -178,7 +187,7 @@ def built_with(release: Path) -> str:
 def build(release: Path, module: AnsibleModule, version: str) -> None:
     """Build the release under a temporary name and rename it when it is complete.
 
-    :raises Failure: when a step fails; nothing of the attempt is left then.
+    :raises BuildError: when a step fails; nothing of the attempt is left then.
     """
     root = Path(module.params["root"])
     partial = release.parent / f".{release.name}.partial"
@@ -191,8 +200,18 @@ def build(release: Path, module: AnsibleModule, version: str) -> None:
         uv = str(install_uv(root / "uv", module.params["uv"], module.params["python"], environment))
         run([uv, "venv", "--quiet", "--relocatable", "--python", module.params["python"], str(partial)], environment)
         run(
-            [uv, "pip", "sync", "--quiet", "--python", str(partial), "--require-hashes", "--only-binary=:all:"]
-            + ["--compile-bytecode", module.params["lock_file"]],
+            [
+                uv,
+                "pip",
+                "sync",
+                "--quiet",
+                "--python",
+                str(partial),
+                "--require-hashes",
+                "--only-binary=:all:",
+                "--compile-bytecode",
+                module.params["lock_file"],
+            ],
             environment,
         )
         manifest = {
@@ -267,7 +286,7 @@ def main() -> None:
             if changed
             else {},
         )
-    except (Failure, OSError) as problem:
+    except (BuildError, OSError) as problem:
         module.fail_json(msg=f"release {release.name}: {problem}")
 
 

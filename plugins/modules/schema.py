@@ -11,8 +11,8 @@ short_description: Bring Airflow's metadata database to the schema of a release
 version_added: 0.1.0
 description:
   - Asks C(airflow db check-migrations), and runs C(airflow db migrate) where it finds something to do.
-  - The check takes seconds. So the revisions that it found good are written down in the release folder, and as long as the
-    database holds the same revisions it is not asked again; another release or a restored database is.
+  - The check takes seconds. So the revisions that it found good are written down in the release folder, and as long
+    as the database holds the same revisions it is not asked again; another release or a restored database is.
 options:
   command:
     description: The C(airflow) command that loads the environment of this host.

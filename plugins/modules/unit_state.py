@@ -35,12 +35,12 @@ options:
         type: path
         required: true
   pending:
-    description: Paths that a run in check mode would change; a unit that is started with one of them is reported as stale.
+    description: Paths that a run in check mode would change; a unit started with one of them is reported as stale.
     type: list
     elements: path
     default: []
   owned:
-    description: Glob over names in C(/etc/systemd/system); a file there that is not in O(units) is reported as unexpected.
+    description: Glob over names in C(/etc/systemd/system); one that is not in O(units) is reported as unexpected.
     type: str
     default: ""
 attributes:
@@ -165,7 +165,7 @@ def main() -> None:
     if wanted:
         argv = ["systemctl", "show", "--property=" + ",".join(PROPERTIES), "--", *wanted]
         _rc, output, _err = module.run_command(argv, check_rc=True)
-        known = dict(zip(wanted, parse_show(output)))
+        known = dict(zip(wanted, parse_show(output), strict=True))
     stopped = [name for name in wanted if known[name].get("ActiveState") not in ("active", "reloading")]
     pending = module.params["pending"]
     stale = [name for name, unit in wanted.items() if name not in stopped and is_stale(unit, pending)]

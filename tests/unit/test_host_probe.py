@@ -50,7 +50,7 @@ def listening(request: pytest.FixtureRequest) -> Iterator[tuple[int, str]]:
 
 @pytest.mark.skipif(sys.byteorder != "little", reason="the samples are from a little-endian machine")
 def test_sockets_are_parsed() -> None:
-    assert host_probe.parse_sockets(TCP) == [(5432, "127.0.0.1", 4711), (8080, "0.0.0.0", 4713)]  # noqa: S104
+    assert host_probe.parse_sockets(TCP) == [(5432, "127.0.0.1", 4711), (8080, "0.0.0.0", 4713)]
     assert host_probe.parse_sockets(TCP6) == [(5432, "::1", 4714), (8888, "fe80::5054:ff:fe1d:adb6", 4715)]
     assert host_probe.parse_sockets("") == []
 

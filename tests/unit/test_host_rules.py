@@ -149,7 +149,7 @@ def test_the_offset_is_that_of_ntp() -> None:
     assert clock_offset(100.0, 100.1, 100.0, 100.2)[1] == 0.0
 
 
-def listener(port: int, unit: str, address: str = "0.0.0.0", **changes: Any) -> dict[str, Any]:  # noqa: S104
+def listener(port: int, unit: str, address: str = "0.0.0.0", **changes: Any) -> dict[str, Any]:
     return {"port": port, "address": address, "pid": 42, "process": "nginx", "unit": unit, **changes}
 
 
