@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import fnmatch
+import ipaddress
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -27,6 +28,9 @@ PYTHON_MINORS = (10, 13)
 MINIMUM_SYSTEMD = 245
 MAXIMUM_CLOCK_DIFFERENCE = 5.0
 """Seconds. Airflow grants 10 (`[api_auth] jwt_leeway`) between the two clocks of a request; half is for drift."""
+
+LISTENERS = {"postgresql": "PostgreSQL", "redis": "Redis", "flower": "Flower"}
+"""Groups whose members listen on their own cluster address only; the others listen on all addresses."""
 
 RELEASES = "/opt/airflow/releases"
 MINIMUM_FREE = 2 * 1024**3
@@ -54,6 +58,7 @@ def check_hosts(
         *check_clocks(probes),
         *check_ports(probes),
         *check_names(probes),
+        *check_own_addresses(probes, groups),
         *free,
     ]
 
@@ -210,11 +215,51 @@ def check_names(probes: Probes) -> list[Problem]:
         Problem(
             f"name {name}",
             f"not resolved on {', '.join(hosts)}",
-            "a name that every host resolves, or an IP address",
-            "set cluster_address of that host to its IP address, or add the name to DNS or /etc/hosts",
+            "a name that every host resolves, or an IPv4 address",
+            "set cluster_address of that host to its IPv4 address, or add the name to DNS or /etc/hosts",
         )
         for name, hosts in hosts_by_name.items()
     ]
+
+
+def check_own_addresses(probes: Probes, groups: Mapping[str, Sequence[str]]) -> list[Problem]:
+    """Check that those who listen on their host's cluster address only can do so, and are reached there."""
+    problems = []
+    alone = len({host for group in GROUPS for host in groups.get(group, ())}) < 2
+    celery = bool(groups.get("workers"))
+    for host, probe in probes.items():
+        products = [
+            product
+            for group, product in LISTENERS.items()
+            if host in groups.get(group, ()) and (celery or group == "postgresql")
+        ]
+        own = probe["own_addresses"]
+        if not products or not own:
+            continue
+        loopback = [address for address in own if ipaddress.ip_address(address).is_loopback]
+        if loopback and not alone:
+            problems.append(
+                Problem(
+                    f"address of {host}",
+                    f"on {host} itself, its cluster_address is {', '.join(loopback)}: no other host would reach "
+                    f"{' and '.join(products)} there",
+                    "an address on the host's interface that the other hosts reach",
+                    f"correct the line with the name in /etc/hosts on {host} (Debian's installer writes 127.0.1.1), or "
+                    "set cluster_address of that host to its IPv4 address",
+                )
+            )
+        elif not probe["own_address_is_local"]:
+            problems.append(
+                Problem(
+                    f"address of {host}",
+                    f"its cluster_address is {', '.join(own)}, which no interface of {host} has: "
+                    f"{' and '.join(products)} could not listen there",
+                    "an address on the host's interface that the other hosts reach",
+                    "where ansible_host is a floating IP (NAT), set cluster_address of that host to the address on its "
+                    "interface; otherwise correct the address, DNS or /etc/hosts",
+                )
+            )
+    return problems
 
 
 def check_free(probes: Probes, minimum: Mapping[str, int]) -> list[Problem]:

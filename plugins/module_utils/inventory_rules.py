@@ -89,6 +89,9 @@ MINIMUM_SIGNING_KEY = 64
 
 SIGNING_KEYS = ("airflow_jwt_secret", "airflow_api_secret_key")
 
+EXPANDED = (*SIGNING_KEYS, "airflow_flower_username", "airflow_flower_password")
+"""Variables that Airflow reads from its environment as they are written; in URLs, they are percent-encoded."""
+
 SECRETS_COMMAND = "ansible-playbook -i INVENTORY playbooks/secrets.yml  (or dataops.airflow.secrets)"
 
 _NEEDS_HOST = re.compile(r"\b(ansible_facts|cluster_host(_\w+)?)\b")
@@ -98,6 +101,8 @@ _PLACEHOLDER = re.compile(
     r"|flower|celery|test|example|todo|fixme|dummy|sample|your|my|here|insert|root|user|qwerty|letmein|welcome|x{3,})+"
 )
 _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
+_EXPANDS = re.compile(r"\$[A-Za-z_{]")
+"""What `os.path.expandvars` takes for a variable, and Airflow replaces where its environment has it."""
 _FERNET_KEY = re.compile(r"[A-Za-z0-9_-]{43}=")
 _LOOPBACK_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")
 
@@ -479,7 +484,7 @@ def check_addresses(inventory: Inventory) -> list[Problem]:
         if wrong:
             problems.append(Problem(f"address of {host}", f"{where}: {wrong[0]}", wrong[1], wrong[2]))
         else:
-            hosts_by_address.setdefault(_canonical(address), []).append(host)
+            hosts_by_address.setdefault(address.lower().rstrip("."), []).append(host)
     for address, hosts in hosts_by_address.items():
         if len(hosts) > 1:
             problems.append(
@@ -554,7 +559,7 @@ def check_version(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     if str(version) in catalogue.locks:
         shipped = catalogue.lock_extras.get(str(version))
         extras = inventory.value("airflow_extras", catalogue.defaults)
-        if shipped is None or not isinstance(extras, list) or set(extras) == set(shipped):
+        if shipped is None or not isinstance(extras, list) or set(map(str, extras)) == set(shipped):
             return []
         return [
             Problem(
@@ -677,6 +682,9 @@ def _check_value(name: str, value: Any, spec: Mapping[str, Any], catalogue: Cata
         if isinstance(value, (list, dict)):
             return "\n".join(_without_values(message) for message in result.error_messages), allowed, correct
         return shown, allowed, correct
+    misread = _check_expansion(name, str(value)) if name == "airflow_flower_username" else None
+    if misread:
+        return *misread, correct
     if kind == "int":
         number = int(result.validated_parameters[name])
         if name.endswith("_port") and not 1 <= number <= 65535:
@@ -690,7 +698,7 @@ def _check_value(name: str, value: Any, spec: Mapping[str, Any], catalogue: Cata
 
 def _check_address(address: str, alone: bool) -> tuple[str, str, str] | None:
     """Return (found, allowed, remedy) if other hosts could not use the address, else None."""
-    allowed = "an IP address or a host name that every host of the cluster can reach"
+    allowed = "an IPv4 address or a host name that every host of the cluster can reach"
     remedy = "set cluster_address on the host"
     try:
         ip = ipaddress.ip_address(address)
@@ -702,12 +710,14 @@ def _check_address(address: str, alone: bool) -> tuple[str, str, str] | None:
             or len(address) > 253
             or not re.search("[A-Za-z]", address.rstrip(".").split(".")[-1])
         ):
-            return "not an IP address nor a host name", f"{allowed}; no port, brackets, scheme or spaces", remedy
+            return "not an IPv4 address nor a host name", f"{allowed}; no port, brackets, scheme or spaces", remedy
         else:
             loopback = False
     else:
         loopback = ip.is_loopback
-        if ip.is_unspecified or ip.is_multicast or "%" in address:
+        if ip.version == 6:
+            return "an IPv6 address, which URLs cannot hold as it is", allowed, f"{remedy} to an IPv4 address or a name"
+        if ip.is_unspecified or ip.is_multicast:
             return "not the address of one host", allowed, remedy
     if loopback and not alone:
         return "every host reaches only itself there", allowed, f"{remedy} to the address that the others use"
@@ -727,6 +737,9 @@ def _check_secret(name: str, value: Any, users: Iterable[str]) -> tuple[str, str
         return f"a placeholder of {len(value)} characters", "a random value"
     if value.lower() in users:
         return "the name of a user", "a random value"
+    misread = _check_expansion(name, value) if name in EXPANDED else None
+    if misread:
+        return misread
     if name == "airflow_fernet_key":
         keys = value.split(",")
         bad = [key for key in keys if not _FERNET_KEY.fullmatch(key)]
@@ -742,6 +755,24 @@ def _check_secret(name: str, value: Any, users: Iterable[str]) -> tuple[str, str
     if len(value) < MINIMUM_PASSWORD:
         return f"a value of {len(value)} characters", f"at least {MINIMUM_PASSWORD} characters of any kind"
     return None
+
+
+def _check_expansion(name: str, value: str) -> tuple[str, str] | None:
+    """Return (found, allowed) if Airflow or Flower would read another value than this one, else None.
+
+    Neither contains the value. A ~ is harmless in Flower's password: the user's name comes before it.
+    """
+    flower = name.startswith("airflow_flower_")
+    if _EXPANDS.search(value):
+        found = "a value with a $ before a letter, an underscore or {, which Airflow takes for a variable's name"
+    elif value.startswith("~") and name != "airflow_flower_password":
+        found = "a value that starts with ~, which Airflow takes for a home folder"
+    elif flower and "," in value:
+        found = "a value with a comma, at which Flower starts another login"
+    else:
+        return None
+    start = "" if name == "airflow_flower_password" else "no ~ at the start, "
+    return found, f"{start}no $ before a letter, an underscore or {{{', no comma' if flower else ''}"
 
 
 def _is_placeholder(value: str) -> bool:
@@ -879,10 +910,3 @@ def _without_values(message: str) -> str:
 def _strings(value: Any) -> list[str]:
     items = value if isinstance(value, list) else [value]
     return [item for item in items if isinstance(item, str) and item]
-
-
-def _canonical(address: str) -> str:
-    try:
-        return str(ipaddress.ip_address(address))
-    except ValueError:
-        return address.lower().rstrip(".")

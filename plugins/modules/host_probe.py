@@ -33,6 +33,10 @@ options:
     type: list
     elements: str
     default: []
+  address:
+    description: Name or address of the host itself, as the other hosts know it.
+    type: str
+    default: ""
   resolve_timeout:
     description: Seconds after which a name counts as not resolved. All names are looked up at once.
     type: float
@@ -65,6 +69,7 @@ EXAMPLES = r"""
     ports:
       - {port: 8793, unit: airflow-worker}
     resolve: [db.example.org]
+    address: worker1.example.org
     paths: [/opt/airflow/releases]
   register: __cluster_probe
   become: true
@@ -137,9 +142,18 @@ probe:
       elements: dict
       returned: always
     unresolved:
-      description: The names that did not resolve.
+      description: Those of O(resolve) that did not resolve.
       type: list
       elements: str
+      returned: always
+    own_addresses:
+      description: IP addresses of O(address), as the host itself resolves it; empty if it does not, or was not asked.
+      type: list
+      elements: str
+      returned: always
+    own_address_is_local:
+      description: Whether the host can listen on one of C(own_addresses).
+      type: bool
       returned: always
 """
 
@@ -248,26 +262,34 @@ def listeners(ports: Iterable[int]) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda entry: (entry["port"], entry["address"], entry["pid"] or 0))
 
 
-def unresolved(names: Iterable[str], timeout: float) -> list[str]:
-    """Return the names that do not resolve.
+def resolve(names: Iterable[str], timeout: float) -> dict[str, list[tuple[Any, ...]]]:
+    """Return name -> what `socket.getaddrinfo` says, for the names that resolve.
 
     :param timeout: seconds for all names together; a name without an answer by then counts as not resolved.
     """
-    resolved: set[str] = set()
+    resolved: dict[str, list[tuple[Any, ...]]] = {}
 
     def look_up(name: str) -> None:
         with contextlib.suppress(OSError, UnicodeError):
-            socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-            resolved.add(name)
+            resolved[name] = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
 
-    unique = list(dict.fromkeys(names))
-    threads = [threading.Thread(target=look_up, args=(name,), daemon=True) for name in unique]
+    threads = [threading.Thread(target=look_up, args=(name,), daemon=True) for name in set(names)]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + timeout
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    return [name for name in unique if name not in resolved]
+    return dict(resolved)
+
+
+def is_local(family: int, place: tuple[Any, ...]) -> bool:
+    """Return whether the host can listen on a socket address, on some port."""
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probing:
+            probing.bind((place[0], 0, *place[2:]))
+    except OSError:
+        return False
+    return True
 
 
 def free_bytes(path: str) -> int:
@@ -336,6 +358,8 @@ def in_container() -> bool:
 def probe(parameters: dict[str, Any]) -> dict[str, Any]:
     """Return everything; see RETURN."""
     started, clock = time.time(), time.monotonic()
+    resolved = resolve([*parameters["resolve"], parameters["address"]], parameters["resolve_timeout"])
+    own = resolved.get(parameters["address"], [])
     found = {
         "time": started,
         "os": os_release(read("/etc/os-release") or read("/usr/lib/os-release")),
@@ -348,7 +372,9 @@ def probe(parameters: dict[str, Any]) -> dict[str, Any]:
         "free": {path: free_bytes(path) for path in parameters["paths"]},
         "asked": parameters["ports"],
         "listening": listeners(entry["port"] for entry in parameters["ports"]),
-        "unresolved": unresolved(parameters["resolve"], parameters["resolve_timeout"]),
+        "unresolved": [name for name in dict.fromkeys(parameters["resolve"]) if name not in resolved],
+        "own_addresses": list(dict.fromkeys(place[0] for *_, place in own)),
+        "own_address_is_local": any(is_local(family, place) for family, *_, place in own),
     }
     found["elapsed"] = time.monotonic() - clock
     return found
@@ -365,6 +391,7 @@ def main() -> None:
                 "options": {"port": {"type": "int", "required": True}, "unit": {"type": "str", "required": True}},
             },
             "resolve": {"type": "list", "elements": "str", "default": []},
+            "address": {"type": "str", "default": ""},
             "resolve_timeout": {"type": "float", "default": 10},
             "paths": {"type": "list", "elements": "path", "default": []},
             "python": {"type": "path", "default": "/usr/bin/python3"},

@@ -348,10 +348,7 @@ def test_postgresql_parameters_come_back(rendered: Callable[[str], Hosts]) -> No
     assert len(found) == len(re.findall("(?m)^[^#\n]", text)), "a line that is not a setting"
 
 
-def test_every_client_has_its_line(hosts: Hosts, inventory: str, request: pytest.FixtureRequest) -> None:
-    if inventory == "awkward":
-        reason = "pg_hba.conf.j2 does not quote names; when it does, remove this mark"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+def test_every_client_has_its_line(hosts: Hosts, inventory: str) -> None:
     for host in hosts.values():
         text = next((text for path, text in host.files.items() if path.endswith("pg_hba.conf")), None)
         if text is None:

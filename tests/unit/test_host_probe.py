@@ -93,10 +93,35 @@ def test_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, resolve=names)["probe"]["unresolved"] == ["nope.invalid", "a..b", ""]
 
 
+@pytest.mark.parametrize(
+    ("address", "own", "local"),
+    [
+        ("127.0.1.1", ["127.0.1.1"], True),
+        ("203.0.113.5", ["203.0.113.5"], False),
+        ("2001:db8::1", ["2001:db8::1"], False),
+        ("nope.invalid", [], False),
+        ("", [], False),
+    ],
+)
+def test_the_own_address(address: str, own: list[str], local: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    probe = call(capsys, address=address)["probe"]
+    assert (probe["own_addresses"], probe["own_address_is_local"]) == (own, local)
+    assert probe["unresolved"] == [], "only what O(resolve) names"
+
+
+def test_the_own_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    places = ["203.0.113.5", "127.0.1.1", "203.0.113.5"]
+    answers = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (place, 0)) for place in places]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers)
+    probe = call(capsys, address="me", resolve=["me"])["probe"]
+    assert probe["own_addresses"] == places[:2]
+    assert probe["own_address_is_local"] is True, "one of them is enough"
+
+
 def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda name, *_, **__: time.sleep(2 if name == "slow" else 0))
     started = time.monotonic()
-    assert host_probe.unresolved(["slow", "fast"], 0.2) == ["slow"]
+    assert list(host_probe.resolve(["slow", "fast"], 0.2)) == ["fast"]
     assert time.monotonic() - started < 1
 
 

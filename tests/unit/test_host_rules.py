@@ -20,6 +20,7 @@ GROUPS = {
     "schedulers": ["ctl"],
     "webservers": ["ctl"],
     "dag_processors": ["ctl"],
+    "flower": ["ctl"],
     "workers": ["w1"],
 }
 
@@ -41,6 +42,8 @@ def probe(**changes: Any) -> dict[str, Any]:
         "asked": [],
         "listening": [],
         "unresolved": [],
+        "own_addresses": ["10.0.0.1"],
+        "own_address_is_local": True,
         **changes,
     }
 
@@ -200,6 +203,44 @@ def test_units(unit: str, expected: str, same: bool) -> None:
 def test_names_that_do_not_resolve() -> None:
     problem = only(check(ctl={"unresolved": ["w1"]}, db={"unresolved": ["w1"]}))
     assert (problem.subject, problem.found) == ("name w1", "not resolved on db, ctl")
+
+
+@pytest.mark.parametrize("own", [["127.0.1.1"], ["10.0.0.1", "127.0.0.1"], ["::1"]])
+def test_a_name_that_is_loopback_on_its_own_host(own: list[str]) -> None:
+    problem = only(check(db={"own_addresses": own}))
+    assert problem.subject == "address of db"
+    assert problem.found == (
+        f"on db itself, its cluster_address is {own[-1]}: no other host would reach PostgreSQL and Redis there"
+    )
+    assert "/etc/hosts on db" in problem.remedy
+    assert "Flower" in only(check(ctl={"own_addresses": own})).found
+    assert check(w1={"own_addresses": own}) == [], "a worker listens on all addresses"
+
+
+def test_other_hosts_count_though_they_were_not_probed() -> None:
+    loopback = probe(own_addresses=["127.0.1.1"])
+    assert only(check_hosts({"db": loopback}, GROUPS)).subject == "address of db"
+    alone = {group: ["db"] for group in ("postgresql", "schedulers", "webservers", "dag_processors")}
+    assert check_hosts({"db": loopback}, {**alone, "all": ["db", "x"], "monitoring": ["x"]}) == []
+
+
+def test_an_address_that_no_interface_has() -> None:
+    problem = only(check(db={"own_addresses": ["203.0.113.5"], "own_address_is_local": False}))
+    assert problem.subject == "address of db"
+    assert "203.0.113.5, which no interface of db has: PostgreSQL and Redis could not listen there" in problem.found
+    assert "set cluster_address of that host to the address on its interface" in problem.remedy
+    assert check(w1={"own_address_is_local": False}) == [], "a worker listens on all addresses"
+    foreign = probe(own_addresses=["203.0.113.5"], own_address_is_local=False)
+    assert only(check_hosts({"db": foreign}, {"postgresql": ["db"], "schedulers": ["db"]})), "on a single host, too"
+
+
+def test_an_own_address_that_is_not_known() -> None:
+    assert check(db={"own_addresses": [], "own_address_is_local": False}) == []
+
+
+def test_without_celery_there_is_neither_redis_nor_flower() -> None:
+    groups = {**GROUPS, "postgresql": ["w1"], "redis": ["db"], "workers": []}
+    assert check_hosts({host: probe(own_addresses=["127.0.1.1"]) for host in ("db", "ctl")}, groups) == []
 
 
 def test_free_space_for_releases() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import copy
+import dataclasses
 import json
+import os
 import time
 from typing import Any
 
@@ -61,6 +63,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "airflow_api_secret_key": {"type": "str", "no_log": True},
         "airflow_admin_password": {"type": "str", "no_log": True},
         "airflow_admin_username": {"type": "str", "default": "admin"},
+        "airflow_flower_username": {"type": "str", "default": "admin"},
         "airflow_flower_password": {"type": "str", "no_log": True},
         "airflow_connections": {
             "type": "list",
@@ -454,8 +457,7 @@ def test_addresses_are_unique() -> None:
     assert problem.found == "shared by w1, w2"
 
 
-def test_addresses_are_compared_as_addresses() -> None:
-    assert only(check(w1={"cluster_address": "fd00::1"}, w2={"cluster_address": "FD00:0::1"})).found
+def test_names_are_compared_as_names() -> None:
     assert only(check(w1={"cluster_address": "w.example.org"}, w2={"cluster_address": "W.example.org."})).found
 
 
@@ -463,15 +465,15 @@ def test_the_cluster_address_wins() -> None:
     assert check(w2={"ansible_host": "10.0.0.3", "cluster_address": "10.0.0.9"}) == []
 
 
-@pytest.mark.parametrize("address", ["localhost", "127.0.0.1", "127.0.1.1", "::1", "LOCALHOST"])
+@pytest.mark.parametrize("address", ["localhost", "127.0.0.1", "127.0.1.1", "LOCALHOST"])
 def test_loopback_is_refused_in_a_cluster(address: str) -> None:
     assert "reaches only itself" in only(check(w1={"ansible_host": address})).found
 
 
 @pytest.mark.parametrize(
     "address",
-    ["a b", "a;b", "$(id)", "db:5432", "[fd00::1]", "http://x", "10.0.0.300", "10.0.0", "-x", "a..b", "::",
-     "fe80::1%eth0", "x" * 64, "a\n"],
+    ["a b", "a;b", "$(id)", "db:5432", "[fd00::1]", "http://x", "10.0.0.300", "10.0.0", "-x", "a..b",
+     "0.0.0.0", "224.0.0.1", "x" * 64, "a\n"],
 )  # fmt: skip
 def test_malformed_addresses(address: str) -> None:
     assert only(check(w1={"cluster_address": address})).subject == "address of w1"
@@ -479,9 +481,22 @@ def test_malformed_addresses(address: str) -> None:
     assert problem.subject == "cluster_redis_host"
 
 
-@pytest.mark.parametrize("address", ["w1", "w_1", "w1.example.org", "w1.example.org.", "10.1.2.3", "fd00::1", "1-2.x"])
+@pytest.mark.parametrize("address", ["w1", "w_1", "w1.example.org", "w1.example.org.", "10.1.2.3", "1-2.x"])
 def test_good_addresses(address: str) -> None:
     assert check(w1={"cluster_address": address}) == []
+
+
+@pytest.mark.parametrize("address", ["fd00::1", "::1", "::", "fe80::1%eth0", "::ffff:10.0.0.9", "2001:DB8::1"])
+def test_ipv6_addresses_are_refused(address: str) -> None:
+    problem = only(check(w1={"ansible_host": address}))
+    assert problem.subject == "address of w1"
+    assert problem.found == f'ansible_host is "{address}": an IPv6 address, which URLs cannot hold as it is'
+    assert problem.allowed == "an IPv4 address or a host name that every host of the cluster can reach"
+    assert problem.remedy == "set cluster_address on the host to an IPv4 address or a name"
+    assert check(w1={"ansible_host": address, "cluster_address": "10.0.0.9"}) == [], "Ansible itself may use it"
+    problem = only(check({"cluster_database_host": address}))
+    assert problem.subject == "cluster_database_host"
+    assert problem.remedy == "set cluster_database_host to an IPv4 address or a name"
 
 
 def test_a_host_without_address_is_reached_by_its_name() -> None:
@@ -510,6 +525,41 @@ def test_a_version_needs_a_lock() -> None:
     problem = only(check({"airflow_version": "3.9.9"}))
     assert problem.subject == "airflow_version"
     assert problem.allowed == "3.2.0, 3.3.2"
+
+
+WITH_EXTRAS = dataclasses.replace(
+    CATALOGUE,
+    defaults={**CATALOGUE.defaults, "airflow_extras": ["celery", "postgres"]},
+    lock_extras={"3.3.2": ["celery", "postgres"]},
+)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"airflow_extras": ["postgres", "celery"]},
+        {"airflow_version": "3.2.0", "airflow_extras": ["its lock does not name them"]},
+    ],
+)
+def test_extras_that_the_lock_was_made_with(values: dict[str, Any]) -> None:
+    assert check(values, catalogue=WITH_EXTRAS) == []
+
+
+@pytest.mark.parametrize("extras", [["celery"], ["celery", "postgres", "amazon"], []])
+def test_other_extras_need_a_lock_of_ones_own(extras: list[str]) -> None:
+    problem = only(check({"airflow_extras": extras}, catalogue=WITH_EXTRAS))
+    assert problem.subject == "airflow_extras"
+    assert problem.found == json.dumps(extras)
+    assert problem.allowed == 'the extras of the lock that ships for 3.3.2: ["celery", "postgres"]'
+    assert "set airflow_lock to its path" in problem.remedy
+    values = {"airflow_extras": extras, "airflow_lock": "/site/airflow.lock"}
+    assert check(values, catalogue=WITH_EXTRAS, paths={"/site/airflow.lock": "file"}) == []
+
+
+@pytest.mark.parametrize("extras", ["celery", [{"celery": 1}], [["celery"]]])
+def test_malformed_extras_are_one_problem(extras: Any) -> None:
+    assert only(check({"airflow_extras": extras}, catalogue=WITH_EXTRAS)).subject.startswith("airflow_extras")
 
 
 def test_a_lock_of_ones_own() -> None:
@@ -600,6 +650,60 @@ def test_short_signing_keys(name: str) -> None:
     assert only(check({name: SIGNING_KEY[:63]})).found == "a value of 63 bytes"
     assert check({name: SIGNING_KEY[:64]}) == []
     assert check({name: "äöüßéèñç" * 4}) == [], "bytes count, not characters"
+
+
+RAW = ("airflow_jwt_secret", "airflow_api_secret_key", "airflow_flower_password")
+"""The secrets that reach Airflow as they are written, where a password's characters may have a meaning."""
+
+
+@pytest.mark.parametrize("text", ["$HOME", "${HOME}", "$_", "$a", "x$Zx", "${", "$$a"])
+@pytest.mark.parametrize("name", RAW)
+def test_values_that_airflow_would_expand(name: str, text: str) -> None:
+    problem = only(check({name: SIGNING_KEY + text}))
+    assert problem.subject == name
+    assert "takes for a variable's name" in problem.found
+    assert "no $ before a letter, an underscore or {" in problem.allowed
+    assert "k7Qz" not in str(problem)
+
+
+@pytest.mark.parametrize("text", ["$", "$ a", "$1", "$$", "$(id)", "$-a", "$}", '$"', "$é", "~", "x~/y"])
+@pytest.mark.parametrize("name", RAW)
+def test_values_that_airflow_takes_as_they_are(name: str, text: str) -> None:
+    value = SIGNING_KEY + text
+    assert check({name: value}) == []
+    assert os.path.expanduser(os.path.expandvars(value)) == value  # noqa: PTH111  as Airflow does
+
+
+@pytest.mark.parametrize("name", RAW[:2])
+def test_signing_keys_that_start_as_a_home_folder(name: str) -> None:
+    problem = only(check({name: f"~{SIGNING_KEY}"}))
+    assert "starts with ~" in problem.found
+    assert problem.allowed == "no ~ at the start, no $ before a letter, an underscore or {"
+    assert "k7Qz" not in str(problem)
+
+
+def test_the_flower_password_holds_no_comma_and_may_start_with_a_tilde() -> None:
+    problem = only(check({"airflow_flower_password": f"{SIGNING_KEY},x"}))
+    assert "a comma" in problem.found
+    assert problem.allowed == "no $ before a letter, an underscore or {, no comma"
+    assert "k7Qz" not in str(problem)
+    assert check({"airflow_flower_password": f"~{SIGNING_KEY}"}) == []
+    assert check(dict.fromkeys(RAW[:2], f"{SIGNING_KEY},x")) == []
+
+
+@pytest.mark.parametrize("value", ["~admin", "$USER", "a,b"])
+def test_names_of_flowers_user(value: str) -> None:
+    problem = only(check({"airflow_flower_username": value}))
+    assert problem.subject == "airflow_flower_username on all hosts"
+    assert problem.allowed == "no ~ at the start, no $ before a letter, an underscore or {, no comma"
+    assert problem.remedy == "correct the value of airflow_flower_username"
+    assert check({"airflow_flower_username": "admin~$1"}) == []
+    assert check({"airflow_flower_username": 4711}) == []
+
+
+@pytest.mark.parametrize("name", [name for name in SECRETS if name not in RAW and name != "airflow_fernet_key"])
+def test_secrets_that_are_encoded_may_hold_anything(name: str) -> None:
+    assert check({name: "~$HOME, ${HOME}, x3Qt"}) == []
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r", "\0"])

@@ -14,7 +14,7 @@ import yaml
 INVENTORY = {
     "all": {
         "hosts": {"ctl1": {}, "db1": {}},
-        "children": {"schedulers": {"hosts": {"ctl1": {}}}, "redis": {"hosts": {"db1": {}}}},
+        "children": {"schedulers": {"hosts": {"ctl1": {}}}, "postgresql": {"hosts": {"db1": {}}}},
     }
 }
 
@@ -74,6 +74,13 @@ def test_the_probe_reaches_the_rules(tmp_path: Path) -> None:
     assert "\nfree space for /srv/x on db1\n" in text
     assert "Nothing was changed." in text
     assert "changed=1" not in text
+
+
+def test_the_own_address_reaches_the_rules(tmp_path: Path) -> None:
+    address = "{{ {'ctl1': '127.0.1.1', 'db1': '203.0.113.5'}[inventory_hostname] }}"
+    text = run(tmp_path, play({"address": address}, minimum_free={}))
+    assert "\naddress of db1\n" in text, text
+    assert "address of ctl1" not in text
 
 
 def test_nothing_was_probed(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.dataops.airflow.plugins.action.validate_inventory import _lock_extras
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PLUGINS = (
@@ -43,6 +44,7 @@ SPECS = {
         "main": {
             "options": {
                 "airflow_version": {"type": "str"},
+                "airflow_extras": {"type": "list", "elements": "str"},
                 "airflow_worker_concurrency": {"type": "int"},
                 "airflow_dags": {"type": "path"},
                 "airflow_memory": {"type": "int"},
@@ -86,6 +88,8 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(root / "roles" / role / "defaults" / "main.yml", DEFAULTS.get(role, {}))
         write(root / "roles" / role / "vars" / "main.yml", CONSTANTS.get(role, {}))
     write(root / "roles" / "airflow" / "files" / "locks" / "airflow-3.3.2.txt", "")
+    lock = root / "roles" / "airflow" / "files" / "locks" / "airflow-3.2.0.txt"
+    lock.write_text("# Airflow 3.2.0.\n# extras: celery,postgres\n# cut-off: 2026-01-01\na2wsgi==1\n# extras: none\n")
     return path
 
 
@@ -174,6 +178,24 @@ def test_a_bad_inventory_fails_with_all_problems_in_one_message(collections: Pat
     assert "'nowhere' is undefined" in text
     assert "changeme" not in text
     assert SIGNING_KEY not in text
+
+
+def test_extras_are_those_in_the_header_of_the_lock(collections: Path, tmp_path: Path) -> None:
+    hosts = inventory()
+    hosts["all"]["vars"].update(airflow_version="3.2.0", airflow_extras=["postgres", "celery"])
+    done = validate(collections, tmp_path, hosts)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = validate(collections, tmp_path, hosts, "-e", '{"airflow_extras": ["postgres"]}')
+    assert done.returncode != 0
+    assert 'the extras of the lock that ships for 3.2.0: ["celery", "postgres"]' in done.stdout + done.stderr
+    done = validate(collections, tmp_path, hosts, "-e", '{"airflow_extras": ["any"], "airflow_version": "3.3.2"}')
+    assert done.returncode == 0, "a lock that names none is not compared"
+
+
+def test_the_shipped_lock_has_the_default_extras() -> None:
+    defaults = yaml.safe_load((CHECKOUT / "roles" / "airflow" / "defaults" / "main.yml").read_text())
+    lock = CHECKOUT / "roles" / "airflow" / "files" / "locks" / f"airflow-{defaults['airflow_version']}.txt"
+    assert set(_lock_extras(lock)) == set(defaults["airflow_extras"])
 
 
 def test_extra_variables_are_checked_too(collections: Path, tmp_path: Path) -> None:
