@@ -17,7 +17,7 @@ stage() {
   printf '===== %s passed in %d s\n' "$name" $((SECONDS - start))
 }
 
-stage machine lab/machine.sh shellcheck
+stage machine lab/machine.sh chromium shellcheck
 stage lint make --no-print-directory lint
 stage unit make --no-print-directory unit
 # The smallest first: what breaks everywhere shows soonest there.

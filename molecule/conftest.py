@@ -68,16 +68,12 @@ class Cluster:
         (INVENTORY / name).write_text(text)
         self.read_inventory()
 
-    def play(self, *arguments: str, succeeds: bool = True) -> str:
+    def play(self, *arguments: str, succeeds: bool = True, environment: dict[str, str] | None = None) -> str:
         """Run ansible-playbook with this scenario's inventory and return its output."""
         argv = ["ansible-playbook", *SOURCES, *arguments]
-        environment = {
-            **os.environ,
-            "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"),
-            "ANSIBLE_FORCE_COLOR": "0",
-            "ANSIBLE_NOCOLOR": "1",
-        }
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=TOP, env=environment)
+        plain = {"ANSIBLE_CONFIG": str(TOP / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
+        variables = {**os.environ, **plain, **(environment or {})}
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=TOP, env=variables)
         output = done.stdout + done.stderr
         assert (done.returncode == 0) is succeeds, output[-6000:]
         return output

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import time
 from urllib.parse import quote
 
-from conftest import INVENTORY, Api, basic, status_of, wait_until
+from conftest import INVENTORY, TOP, Api, basic, status_of, wait_until
 
 CHANGE = "group_vars/all/zzz_change.yml"
 
@@ -184,3 +185,16 @@ def answers(url: str) -> bool:
     except OSError:
         time.sleep(0.5)
         return False
+
+
+def test_installed_collection_finds_nothing(cluster, tmp_path):
+    """The same, as `ansible-playbook dataops.airflow.site` of the built tarball."""
+    subprocess.run(["ansible-galaxy", "collection", "build", "--output-path", tmp_path], cwd=TOP, check=True)
+    tarball = next(tmp_path.glob("*.tar.gz"))
+    install = ["ansible-galaxy", "collection", "install", "--force", "--offline", "-p", tmp_path / "installed", tarball]
+    subprocess.run(install, cwd=tmp_path, check=True)
+    output = cluster.play(
+        "dataops.airflow.site", "-vv", environment={"ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "installed")}
+    )
+    assert f"{tmp_path}/installed/ansible_collections/dataops/airflow/roles/airflow" in output
+    assert changes(output) == 0
