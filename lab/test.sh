@@ -26,4 +26,13 @@ for file in molecule/{single_host,cluster,!(single_host|cluster)}/molecule.yml; 
   stage "scenario $scenario" molecule test -s "$scenario"
 done
 
+# The README's own commands, as a newcomer types them. Last, because it takes the image along.
+nothing_left() {
+  [[ -z $(podman ps --all --quiet --filter label=dataops-airflow-lab=demo) && ! -e .lab/demo ]]
+}
+stage "make demo" make --no-print-directory demo
+stage "make demo, again" make --no-print-directory demo
+stage "make demo-down" make --no-print-directory demo-down
+stage "nothing is left of the demo" nothing_left
+
 printf '\n%d passed, 0 failed\n' "$passed"
