@@ -31,7 +31,7 @@ script() {
 deliver() { tar -C "$tree/$1" -c . | on "$1" tar -x -C / --no-same-owner --no-overwrite-dir; }
 
 secret() { openssl rand -hex "$1"; }
-address() { on -G "$1" | awk '$1 == "hostname" {print $2}'; }
+address() { on -T -G "$1" | awk '$1 == "hostname" {print $2}'; }
 hashed() { printf '#%s' "$(printf %s "$1" | sha256sum | cut -d ' ' -f 1)"; }
 
 db=$(address db1) control=$(address control1) worker1=$(address worker1) worker2=$(address worker2)
@@ -370,11 +370,11 @@ ping="
 import os, sys
 from celery import Celery
 app = Celery(broker=os.environ['AIRFLOW__CELERY__BROKER_URL'])
-sys.exit(0 if app.control.ping(destination=[sys.argv[1]], timeout=3, limit=1) else 'no answer from ' + sys.argv[1])
+sys.exit(0 if app.control.ping(destination=[sys.argv[1]], timeout=1, limit=1) else 1)
 "
 deadline=$((SECONDS + 180))
-until /opt/airflow/current/bin/python -c "$ping" "$1"; do
-  [[ $SECONDS -lt $deadline ]]
+until trouble=$(/opt/airflow/current/bin/python -c "$ping" "$1" 2>&1); do
+  [[ $SECONDS -lt $deadline ]] || { echo "no answer from $1 after 180 s: $trouble" >&2; exit 1; }
   sleep 0.25
 done
 END
@@ -387,33 +387,41 @@ api() {
   curl --silent --show-error --fail --noproxy '*' --header 'Content-Type: application/json' ${token:+--header "Authorization: Bearer $token"} "$@" "$url$path"
 }
 
+fail() {
+  echo "floor: $*" >&2
+  exit 1
+}
+
+# usage: answers PATH TEXT   (reads the whole answer: grep -q would break curl's pipe)
+answers() { [[ $(api "$1") == *"$2"* ]]; }
+
 # usage: await SECONDS WHAT COMMAND...
 await() {
   local deadline=$((SECONDS + $1)) what=$2
   shift 2
   until "$@" 2> /dev/null; do
-    [[ $SECONDS -lt $deadline ]] || { echo "not after that time: $what" >&2; exit 1; }
+    [[ $SECONDS -lt $deadline ]] || fail "not in time: $what"
     sleep 0.5
   done
 }
 
 run_canary() {
-  local dag=/api/v2/dags/dataops_canary run=/api/v2/dags/dataops_canary/dagRuns/floor number address state
+  local dag=/api/v2/dags/dataops_canary run=/api/v2/dags/dataops_canary/dagRuns/floor number address state task
   token=$(api /auth/token --data "{\"username\": \"admin\", \"password\": \"$admin_password\"}" | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
-  parsed() { api "$dag/tasks" | grep -q '"on_worker2"'; }
-  await 120 "the canary is parsed" parsed
+  await 120 "the canary is parsed" answers "$dag/tasks" '"on_worker2"'
   api "$dag/dagRuns" --data '{"logical_date": null, "dag_run_id": "floor"}' > /dev/null
   ended() {
     state=$(api "$run" | sed 's/.*"state":"\([^"]*\)".*/\1/')
     [[ $state == success || $state == failed ]]
   }
   await 240 "the canary has ended" ended
-  [[ $state == success ]] || { echo "the canary ended with $state" >&2; exit 1; }
-  api "$run/taskInstances?state=success&limit=1" | grep -q '"total_entries":41\b'
+  [[ $state == success ]] || fail "the canary ended with: $state"
+  answers "$run/taskInstances?state=success&limit=1" '"total_entries":41' || fail "not all of the canary's 41 tasks succeeded"
   number=0
   for address in "$worker1" "$worker2"; do
-    api "$run/taskInstances/on_worker$((number + 1))" | grep -q "\"hostname\":\"$address\""
-    api "$run/taskInstances/on_worker$((number + 1))/logs/1" | grep -q "canary $number"
+    task=$run/taskInstances/on_worker$((number + 1))
+    answers "$task" "\"hostname\":\"$address\"" || fail "$task did not run on $address"
+    answers "$task/logs/1" "canary $number" || fail "the log of $task cannot be read"
     number=$((number + 1))
   done
 }

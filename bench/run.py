@@ -114,22 +114,36 @@ def bare_hosts(name: str) -> Iterator[None]:
         remove_lab(f"{name}-destroy")
 
 
-def measure(number: int) -> dict[str, Any]:
-    """One round: the floor, then the collection, each from bare hosts.
-
-    :raises BenchError: when a step fails, or the second run changes something.
-    """
-    say(f"round {number}")
+def measure_floor(number: int) -> dict[str, Any]:
+    """The marks of bench/floor.sh, on bare hosts."""
     with bare_hosts(f"{number}-floor-lab"):
         floor = run(f"{number}-floor", ["bench/floor.sh", LAB])
     marks = {what: float(at) for at, what in re.findall(r"^(\d+\.\d) (.+)$", floor["output"], re.MULTILINE)}
+    return {"floor": {**marks, "load": floor["load"]}}
+
+
+def measure_collection(number: int) -> dict[str, Any]:
+    """The playbooks: first run on bare hosts, verification, run without changes.
+
+    :raises BenchError: when the last one changes something.
+    """
     with bare_hosts(f"{number}-lab"):
         first = play(f"{number}-first", "site.yml")
         verify = play(f"{number}-verify", "playbooks/verify.yml")
         second = play(f"{number}-second", "site.yml")
     if second["changed"]:
         raise BenchError(f"the second run changed {second['changed']} things: {RESULTS / f'{number}-second.log'}")
-    return {"floor": {**marks, "load": floor["load"]}, "first": first, "verify": verify, "second": second}
+    return {"first": first, "verify": verify, "second": second}
+
+
+def measure(number: int) -> dict[str, Any]:
+    """One round: the floor and the collection, by turns the one or the other first."""
+    say(f"round {number}")
+    parts = [measure_floor, measure_collection]
+    one: dict[str, Any] = {}
+    for part in parts if number % 2 else parts[::-1]:
+        one |= part(number)
+    return one
 
 
 def machine() -> dict[str, Any]:
@@ -153,10 +167,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """Markdown table; the first column is text, the others are numbers."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def table(head: dict[str, str], rows: list[list[str]]) -> str:
+    """Markdown table; ``head`` gives each column its alignment."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [list(head), list(head.values()), *rows])
 
 
 def summary(rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -189,11 +202,13 @@ def report(results: dict[str, Any]) -> str:
     """The results as Markdown."""
     on, rows, rounds = results["machine"], results["summary"], results["rounds"]
     notes = json.loads(NOTES.read_text())
+    numbers = [f"round {number + 1}" for number in range(len(rounds))]
+    load = ", ".join(map(str, on["load"]))
     parts = [
-        f"{on['time']}, commit {on['commit']}: {len(rounds)} rounds on {on['cpus']} CPUs ({on['model']}), "
-        f"{on['memory_gb']} GB; load average at the start {', '.join(map(str, on['load']))}.",
+        f"{on['time']}, commit {on['commit']}: {len(rounds)} round{'s' * (len(rounds) > 1)} "
+        f"on {on['cpus']} CPUs ({on['model']}), {on['memory_gb']} GB; load average at the start {load}.",
         table(
-            ["", "median", "min", "max", *[f"round {number + 1}" for number in range(len(rounds))]],
+            {"Figure": "---"} | dict.fromkeys(["median", "min", "max", *numbers], "---:"),
             [[row["title"], *[f"{value:.{row['decimals']}f}" for value in row["figures"]]] for row in rows]
             + [
                 [f"load average before {title}", "", "", "", *[f"{one[part]['load']:.1f}" for one in rounds]]
@@ -213,7 +228,13 @@ def report(results: dict[str, Any]) -> str:
         parts += [
             f"### The slowest tasks of the {title}",
             table(
-                ["Task", "Seconds", "Slowest host", "Hosts", "What was done about it"],
+                {
+                    "Task": "---",
+                    "Seconds": "---:",
+                    "Slowest host": "---",
+                    "Hosts": "---:",
+                    "What was done about it": "---",
+                },
                 [
                     [text(task), f"{seconds:.1f}", host, str(hosts), notes.get(text(task), "")]
                     for task, seconds, host, hosts in slowest(rounds, part)

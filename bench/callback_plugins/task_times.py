@@ -1,4 +1,4 @@
-"""Writes how long each task took on each host, and how the run ended, to the file TASK_TIMES.
+"""Writes how long each task took on each host that did not skip it, and how the run ended, to the file TASK_TIMES.
 
 profile_tasks charges a task with the time until the next one starts on any host: that is meaningless where
 hosts run at their own pace (`strategy: free`).
@@ -39,10 +39,6 @@ class CallbackModule(CallbackBase):
 
     def v2_runner_on_ok(self, result: Any) -> None:
         """Note the end of a task that went well."""
-        self._ended(result)
-
-    def v2_runner_on_skipped(self, result: Any) -> None:
-        """Note the end of a task that was skipped."""
         self._ended(result)
 
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
 from .collection import CHECKOUT, files, load, relative, tracked
 
 LEGAL = ("LICENSE", "LICENCE", "COPYING", "NOTICE")
@@ -74,10 +72,11 @@ def test_nothing_names_the_place_where_it_was_written() -> None:
 
 
 def test_the_changelog_has_the_version_of_the_collection() -> None:
-    galaxy, changelog = CHECKOUT / "galaxy.yml", CHECKOUT / "changelogs" / "changelog.yaml"
-    missing = [relative(path) for path in (galaxy, changelog) if not path.is_file()]
-    if missing:
-        pytest.skip(f"not written yet: {' and '.join(missing)}")
+    changelog = CHECKOUT / "changelogs" / "changelog.yaml"
+    if not changelog.is_file():
+        # Before the first release, its fragments are there.
+        assert list((CHECKOUT / "changelogs" / "fragments").glob("*.yml"))
+        return
     releases = load(changelog)["releases"]
     newest = max(releases, key=lambda version: [int(part) for part in re.findall(r"\d+", version)[:3]])
-    assert load(galaxy)["version"] == newest
+    assert load(CHECKOUT / "galaxy.yml")["version"] == newest
