@@ -47,7 +47,7 @@ lint: setup ## Check YAML, playbooks, Python and shell scripts
 	ruff check .
 	ruff format --check .
 	mypy
-	shellcheck .ci/run lab/*.sh
+	shellcheck .ci/run bench/*.sh lab/*.sh
 
 .PHONY: unit
 unit: setup ## Run the tests that need no hosts

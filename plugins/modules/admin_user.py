@@ -29,6 +29,10 @@ options:
     description: Password to log in with.
     type: str
     required: true
+  fresh:
+    description: The database is new. Creates the user at once, while the API server may still be starting.
+    type: bool
+    default: false
   email:
     description: Address of the user; Airflow wants one.
     type: str
@@ -120,13 +124,14 @@ def main() -> None:
             "username": {"type": "str", "required": True},
             "password": {"type": "str", "required": True, "no_log": True},
             "email": {"type": "str", "required": True},
+            "fresh": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     option = module.params
     name, password = option["username"], option["password"]
     try:
-        if login(option["url"], name, password):
+        if not option["fresh"] and login(option["url"], name, password):
             module.exit_json(changed=False, action="none")
         if module.check_mode:
             module.exit_json(changed=True, action="login refused")
@@ -138,7 +143,7 @@ def main() -> None:
             action = "password set"
         if done.returncode:
             raise LoginError(f"airflow users failed ({done.returncode}): {done.stderr.strip()[-2000:]}")
-        if not login(option["url"], name, password):
+        if not option["fresh"] and not login(option["url"], name, password):
             raise LoginError(f"the login of {name} is still refused after: {action}")
         module.exit_json(changed=True, action=action)
     except LoginError as problem:

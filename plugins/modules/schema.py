@@ -46,6 +46,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+fresh:
+  description: Whether the database was empty before.
+  type: bool
+  returned: always
 revisions:
   description: Alembic's revisions in the database by version table.
   type: dict
@@ -126,8 +130,11 @@ def main() -> None:
     try:
         before = revisions(release, module.params["database_url"])
         if before and before == known_good(release):
-            module.exit_json(changed=False, revisions=before)
-        current = airflow_db(command, "check-migrations", "--migration-wait-timeout", "1").returncode == 0
+            module.exit_json(changed=False, fresh=False, revisions=before)
+        # A new database has nothing to ask about.
+        current = (
+            bool(before) and airflow_db(command, "check-migrations", "--migration-wait-timeout", "1").returncode == 0
+        )
         if not current and not module.check_mode:
             done = airflow_db(command, "migrate")
             if done.returncode:
@@ -136,7 +143,7 @@ def main() -> None:
         if not module.check_mode:
             (release / RECORD).write_text(json.dumps(after) + "\n")
         diff = {"before": json.dumps(before) + "\n", "after": json.dumps(after) + "\n"}
-        module.exit_json(changed=not current, revisions=after, diff=diff)
+        module.exit_json(changed=not current, fresh=not before, revisions=after, diff=diff)
     except SchemaError as problem:
         module.fail_json(msg=str(problem))
 
