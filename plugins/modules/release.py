@@ -214,6 +214,8 @@ def build(release: Path, module: AnsibleModule, version: str) -> None:
             ],
             environment,
         )
+        # uv leaves its lock behind, writable by everybody.
+        (partial / ".lock").unlink(missing_ok=True)
         manifest = {
             "name": release.name,
             "python": version,
