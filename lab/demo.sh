@@ -40,6 +40,7 @@ Passwords  grep -E 'airflow_(admin|flower)_password' $inventory/group_vars/all/v
 These addresses answer on this machine only. From elsewhere: ssh -L 8080:$address:8080 -L 5555:$address:5555 THIS_MACHINE
 
 Try next
+  run a DAG       switch parallel_dag on in the web UI and trigger it
   add a worker    write "worker3:" below worker2 in $inventory/hosts.yml, then: make demo
   open a shell    make shell HOST=worker1
   change a value  edit $inventory/group_vars/all/, then: make demo

@@ -40,12 +40,23 @@ def test_changed_secret_restarts_its_readers_and_stays_secret(cluster):
     assert changes(told) > 0
     assert restarted(before, cluster.started()) == set()
     output = cluster.play("site.yml", "--diff", "-vvv")
+    output += cluster.play("playbooks/verify.yml", "--diff", "-vvv")
     assert restarted(before, cluster.started()) == {"control1/airflow-flower"}
     for name, value in cluster.secrets.items():
         for form in (value, quote(value, safe="")):
             assert form not in output, f"{name} is in the output of -vvv"
     url = f"http://{cluster.address('control1')}:5555/workers"
     assert status_of(url, basic("admin", new)) == 200
+
+
+def test_check_mode_does_not_ask_what_is_not_there_yet(cluster):
+    """Another password or port: a check says so, and asks nothing that is not there yet."""
+    before = cluster.started()
+    cluster.change(CHANGE, "---\ncluster_database_password: another-password-1\ncluster_flower_port: 5556\n")
+    assert changes(cluster.play("site.yml", "--check", "--diff")) > 0
+    cluster.change(CHANGE, "---\ncluster_database_port: 5433\n")
+    assert changes(cluster.play("site.yml", "--check", "--diff")) > 0
+    assert restarted(before, cluster.started()) == set()
 
 
 def test_changed_concurrency_restarts_that_worker_and_the_scheduler(cluster):

@@ -145,6 +145,12 @@ def test_sandbox(host, cluster, unit):
         return
     rating = host.check_output(f"systemd-analyze security --no-pager {unit} | tail -1")
     assert float(rating.split(":")[1].split()[0]) <= 1.5, rating
+    # The rating is that of the file; this is the process. Without rights for it, systemd skips a sandbox silently.
+    pid = host.check_output(f"systemctl show --value --property=MainPID {unit}")
+    status = dict(line.split(":\t", 1) for line in host.file(f"/proc/{pid}/status").content_string.splitlines())
+    assert (status["Seccomp"], status["NoNewPrivs"], int(status["CapBnd"], 16)) == ("2", "1", 0)
+    mounts = host.file(f"/proc/{pid}/mountinfo").content_string
+    assert " /usr " in mounts or re.search(r" / ro[ ,]", mounts), "the file system is not read-only"
 
 
 def test_operators_command(host, cluster):

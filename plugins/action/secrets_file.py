@@ -181,29 +181,41 @@ class ActionModule(ActionBase):  # type: ignore[misc,unused-ignore]
         result: dict[str, Any] = super().run(tmp, task_vars)
         _, args = self.validate_argument_spec(ARGUMENT_SPEC)
         check_wanted(args["secrets"])
+        wanted = [secret["name"] for secret in args["secrets"]]
+        elsewhere = {name for name in wanted if self._is_set(name, task_vars or {})}
         path = Path(os.path.realpath(self._loader.path_dwim(args["path"])))
         try:
-            if not self._task.check_mode:
+            if not self._task.check_mode and len(elsewhere) < len(wanted):
                 self._make_folders(path.parent)
             with turn(path.parent):
-                result.update(self._converge(path, args["secrets"]))
+                result.update(self._converge(path, args["secrets"], elsewhere))
         except AnsibleActionFail as error:
             raise AnsibleActionFail(f"{path}: {error.message}") from None
         except OSError as error:
             raise AnsibleActionFail(f"{path}: {error.strerror}") from None
         return result
 
+    def _is_set(self, name: str, variables: dict[str, Any]) -> bool:
+        """Whether the site has a value: this file's own, or one from elsewhere, which this file would override."""
+        if name not in variables:
+            return False
+        try:
+            value = self._templar.template(variables[name])
+            return value is not None and bool(str(value).strip())
+        except Exception:  # a lookup that fails now, a vault that this run cannot open: the site has defined it
+            return True
+
     def _make_folders(self, folder: Path) -> None:
         for missing in reversed([each for each in (folder, *folder.parents) if not each.exists()]):
             missing.mkdir(exist_ok=True)
             missing.chmod(0o755)
 
-    def _converge(self, path: Path, wanted: list[dict[str, Any]]) -> dict[str, Any]:
+    def _converge(self, path: Path, wanted: list[dict[str, Any]], elsewhere: set[str]) -> dict[str, Any]:
         vault: VaultLib = self._loader._vault
         stored = read(path, vault)
         present = parse(stored.text)
-        missing = [secret for secret in wanted if secret["name"] not in present]
-        for name in (secret["name"] for secret in wanted if secret not in missing):
+        missing = [secret for secret in wanted if secret["name"] not in present and secret["name"] not in elsewhere]
+        for name in (secret["name"] for secret in wanted if secret["name"] in present):
             if present[name] is None or (isinstance(present[name], str) and not present[name].strip()):
                 raise AnsibleActionFail(f"{name} is empty; delete its line to have it generated")
 

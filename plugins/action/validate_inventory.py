@@ -48,7 +48,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             raise AnsibleActionFail(
                 rules.report(f"The inventory has {count}. Nothing was changed.", problems), result={"changed": False}
             )
-        executor = ",".join(rules.executors(inventory, catalogue))
+        executor = rules.executor(inventory, catalogue)
         result.update(changed=False, msg=f"The inventory is valid: {len(inventory.hosts)} host(s), {executor}.")
         return result
 

@@ -47,6 +47,40 @@ ROLES = ("cluster", "postgresql", "redis", "airflow")
 
 EXECUTORS = ("LocalExecutor", "CeleryExecutor")
 
+COMPONENTS = ("scheduler", "api-server", "dag-processor", "triggerer", "flower", "worker")
+"""The keys of `airflow_service_options`."""
+
+CONFIG_BY_VARIABLE = {
+    "database.sql_alchemy_conn": "cluster_database_*",
+    "celery.broker_url": "cluster_redis_*",
+    "celery.result_backend": "cluster_results_*",
+    "core.fernet_key": "airflow_fernet_key",
+    "api_auth.jwt_secret": "airflow_jwt_secret",
+    "api.secret_key": "airflow_api_secret_key",
+    "celery.flower_basic_auth": "airflow_flower_password",
+    "core.executor": "airflow_executor",
+    "api.port": "cluster_webserver_port",
+    "api.workers": "cluster_webserver_workers",
+    "celery.worker_concurrency": "airflow_worker_concurrency",
+    "celery.flower_port": "cluster_flower_port",
+    "logging.worker_log_server_port": "cluster_worker_log_port",
+    "logging.trigger_log_server_port": "cluster_triggerer_log_port",
+    "scheduler.scheduler_health_check_server_port": "cluster_scheduler_health_port",
+}
+"""Options of `airflow_config` that the environment files beat, or that other values are computed with."""
+
+CONFIG_SECRETS = (
+    "smtp.smtp_password",
+    "secrets.backend_kwargs",
+    "workers.secrets_backend_kwargs",
+    "logging.remote_task_handler_kwargs",
+    "celery_broker_transport_options.sentinel_kwargs",
+    "database.sql_alchemy_conn_async",
+    "database.sql_alchemy_engine_args",
+    "sentry.sentry_dsn",
+)
+"""Options that may hold a secret: not for airflow.cfg, which everybody on the host may read."""
+
 COMMON_SECRETS = (
     "cluster_database_password",
     "airflow_fernet_key",
@@ -79,7 +113,7 @@ PORTS = (
 
 CELERY_PORTS = (("flower", "cluster_flower_port"), ("workers", "cluster_worker_log_port"))
 LOCAL_PORTS = (("schedulers", "cluster_worker_log_port"),)
-"""A scheduler whose first executor is LocalExecutor serves the logs of its tasks itself."""
+"""With LocalExecutor a scheduler serves the logs of its tasks itself."""
 
 MINIMUM_PASSWORD = 12
 """Shortest accepted password, in characters."""
@@ -207,6 +241,8 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue) -> list[Problem]
         *check_names(inventory, catalogue),
         *check_templates(inventory),
         *check_types(inventory, catalogue),
+        *check_config(inventory),
+        *check_service_options(inventory),
         *check_cluster_wide(inventory, catalogue),
         *check_addresses(inventory),
         *check_ports(inventory, catalogue),
@@ -216,12 +252,12 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue) -> list[Problem]
     ]
 
 
-def executors(inventory: Inventory, catalogue: Catalogue) -> list[str]:
-    """Return the executors of the cluster: what `airflow_executor` says, or what the `workers` group implies."""
+def executor(inventory: Inventory, catalogue: Catalogue) -> str:
+    """Return the executor of the cluster: what `airflow_executor` says, or what the `workers` group implies."""
     value = inventory.value("airflow_executor", catalogue.defaults)
-    if isinstance(value, str) and value.strip():
-        return [name.strip() for name in value.split(",")]
-    return ["CeleryExecutor" if inventory.groups.get("workers") else "LocalExecutor"]
+    if value and isinstance(value, str):
+        return value
+    return "CeleryExecutor" if inventory.groups.get("workers") else "LocalExecutor"
 
 
 def local_paths(variables: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -253,7 +289,7 @@ def check_groups(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     """Check how many hosts each group has."""
     problems = []
     groups = inventory.groups
-    celery = "CeleryExecutor" in executors(inventory, catalogue) or bool(groups.get("workers"))
+    celery = executor(inventory, catalogue) == "CeleryExecutor" or bool(groups.get("workers"))
     for group, variable, product, needed in (
         ("postgresql", "cluster_database_host", "PostgreSQL", True),
         ("redis", "cluster_redis_host", "Redis", celery),
@@ -311,22 +347,24 @@ def check_executor(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     value = inventory.value("airflow_executor", catalogue.defaults)
     if value and not isinstance(value, str):
         return []  # the rule about types says so
-    names = executors(inventory, catalogue)
-    allowed = f"a comma-separated list out of {', '.join(EXECUTORS)}, each once; empty: derived from the group workers"
-    unknown = [name for name in names if name not in EXECUTORS]
-    if unknown or len(set(names)) < len(names):
-        near = difflib.get_close_matches(unknown[0].lower() if unknown else "", [e.lower() for e in EXECUTORS], 1, 0.4)
+    name = executor(inventory, catalogue)
+    if name not in EXECUTORS:
+        near = difflib.get_close_matches(name.lower(), [e.lower() for e in EXECUTORS], 1, 0.4)
         meant = next((e for e in EXECUTORS if near and e.lower() == near[0]), "")
+        several = "," in name
         return [
             Problem(
                 subject,
-                json.dumps(value),
-                allowed,
-                f"write {meant}, or remove the variable" if meant else "correct the list, or remove the variable",
+                json.dumps(value)
+                + (": a list; several executors side by side are not supported yet" if several else ""),
+                f"exactly one of {', '.join(EXECUTORS)}; empty: derived from the group workers",
+                f"write {meant}, or remove the variable"
+                if meant and not several
+                else "write one, or remove the variable",
             )
         ]
     workers = inventory.groups.get("workers", ())
-    if "CeleryExecutor" in names and not workers:
+    if name == "CeleryExecutor" and not workers:
         return [
             Problem(
                 subject,
@@ -335,12 +373,12 @@ def check_executor(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
                 "put hosts into the group workers, or set airflow_executor to LocalExecutor",
             )
         ]
-    if "CeleryExecutor" not in names and workers:
+    if name != "CeleryExecutor" and workers:
         return [
             Problem(
                 subject,
                 f"{json.dumps(value)} with {_count(workers, 'host')} in the group workers, which would idle",
-                "an executor with CeleryExecutor in it, or an empty group workers",
+                "CeleryExecutor, or an empty group workers",
                 "remove airflow_executor (CeleryExecutor is derived), or empty the group workers",
             )
         ]
@@ -432,6 +470,65 @@ def check_types(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     ]
 
 
+def check_config(inventory: Inventory) -> list[Problem]:
+    """Check that `airflow_config` neither sets what has a variable of its own nor puts a secret into airflow.cfg."""
+    hosts_by_option: dict[str, list[str]] = {}
+    for host, config in inventory.settings("airflow_config").items():
+        sections = config if isinstance(config, Mapping) else {}
+        found = {
+            f"{section}.{option}".lower()
+            for section, options in sections.items()
+            for option, value in (options.items() if isinstance(options, Mapping) else ())
+            if value is not None or f"{section}.{option}".lower() in CONFIG_BY_VARIABLE
+        }
+        for option in found:
+            hosts_by_option.setdefault(option, []).append(host)
+    problems = []
+    for name in (*CONFIG_BY_VARIABLE, *CONFIG_SECRETS):
+        if name not in hosts_by_option:
+            continue
+        hosts = hosts_by_option[name]
+        section, option = name.split(".")
+        variable = CONFIG_BY_VARIABLE.get(name)
+        problems.append(
+            Problem(
+                f"airflow_config, option {option} of the section {section}",
+                f"set on {_scope(inventory, hosts)}{_origin(inventory, 'airflow_config', hosts)}",
+                f"not in airflow_config: the collection sets this option from {variable}, and computes more from it"
+                if variable
+                else "not in airflow_config, which becomes a file that everybody on the host may read",
+                f"remove it, and set {variable} instead"
+                if variable
+                else f"put it into airflow_environment as AIRFLOW__{section.upper()}__{option.upper()}; "
+                "only root reads the files made from that",
+            )
+        )
+    return problems
+
+
+def check_service_options(inventory: Inventory) -> list[Problem]:
+    """Check that the keys of `airflow_service_options` are components."""
+    hosts_by_key: dict[str, list[str]] = {}
+    for host, options in inventory.settings("airflow_service_options").items():
+        for key in options if isinstance(options, Mapping) else ():
+            if key not in COMPONENTS:
+                hosts_by_key.setdefault(str(key), []).append(host)
+    problems = []
+    for key, hosts in hosts_by_key.items():
+        plain = key.lower().replace("_", "-").removeprefix("airflow-").removesuffix(".service")
+        near = difflib.get_close_matches(plain, COMPONENTS, 1, 0.5)
+        problems.append(
+            Problem(
+                f"airflow_service_options, key {json.dumps(key)}",
+                f"no component; set on {_scope(inventory, hosts)}"
+                f"{_origin(inventory, 'airflow_service_options', hosts)}",
+                ", ".join(COMPONENTS),
+                f"did you mean {near[0]}?" if near else "correct the key, or remove it",
+            )
+        )
+    return problems
+
+
 def check_cluster_wide(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     """Check that what describes the cluster is equal on all its hosts."""
     problems = []
@@ -509,11 +606,9 @@ def check_addresses(inventory: Inventory) -> list[Problem]:
 
 def check_ports(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     """Check that no two components on one host want the same port."""
-    names = executors(inventory, catalogue)
+    name = executor(inventory, catalogue)
     ports = (
-        PORTS
-        + (CELERY_PORTS if "CeleryExecutor" in names else ())
-        + (LOCAL_PORTS if names[0] == "LocalExecutor" else ())
+        PORTS + (CELERY_PORTS if name == "CeleryExecutor" else ()) + (LOCAL_PORTS if name == "LocalExecutor" else ())
     )
     hosts_by_clash: dict[tuple[int, tuple[str, ...]], list[str]] = {}
     for host in inventory.hosts:
@@ -549,7 +644,7 @@ def check_version(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
             Problem(
                 _subject(inventory, "airflow_lock"),
                 f"{json.dumps(lock)}, which is {_kind(inventory, lock)} on the control node",
-                "an existing file, by its full path (for example {{ inventory_dir }}/airflow.lock); "
+                "an existing file, by its full path (for example {{ inventory_dir }}/airflow-lock.txt); "
                 "empty: the lock that ships with the collection",
                 "uv pip compile --universal --generate-hashes makes one; commit it beside the inventory",
             )
@@ -583,7 +678,7 @@ def check_version(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
 def check_secrets(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     """Check that the secrets which the cluster needs are there, and that those which are there are any good."""
     required = list(COMMON_SECRETS)
-    if "CeleryExecutor" in executors(inventory, catalogue):
+    if executor(inventory, catalogue) == "CeleryExecutor":
         required += CELERY_SECRETS
         if inventory.groups.get("flower"):
             required += FLOWER_SECRETS
@@ -639,7 +734,7 @@ def check_paths(inventory: Inventory) -> list[Problem]:
                 Problem(
                     _subject(inventory, "airflow_dags"),
                     f"{json.dumps(path)}, which is {_kind(inventory, path)} on the control node",
-                    'an existing folder, by its full path (for example {{ inventory_dir }}/dags); "" for none',
+                    'an existing folder, by its full path (for example {{ inventory_dir }}/../../dags); "" for none',
                     "correct the path",
                 )
             )

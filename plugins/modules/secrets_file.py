@@ -12,6 +12,8 @@ version_added: 0.1.0
 description:
   - Adds the keys that a YAML file on the control node lacks, with random values. What is there already, keys, comments
     and layout, stays as it is, byte for byte; a value is never replaced.
+  - Leaves out what the site defines elsewhere, for example in another file of C(group_vars) or by a lookup, as the new
+    value would override that. A variable that is not empty counts, and one whose template fails counts, too.
   - The file gets the mode 0600. It is encrypted with ansible-vault when a vault password is given to the run.
   - Values are neither returned nor shown, at any verbosity.
 options:
@@ -22,7 +24,9 @@ options:
     type: str
     required: true
   secrets:
-    description: The keys that the file must have, in the order in which missing ones are added.
+    description:
+      - The keys that the file must have, unless they are defined elsewhere, in the order in which missing ones are
+        added.
     type: list
     elements: dict
     required: true

@@ -87,7 +87,7 @@ author:
 EXAMPLES = r"""
 - name: Deliver the DAGs
   dataops.airflow.tree:
-    src: "{{ inventory_dir }}/dags"
+    src: "{{ inventory_dir }}/../../dags"
     dest: /opt/airflow/dags
     group: airflow
     keep: 5

@@ -40,9 +40,10 @@ options:
     elements: path
     default: []
   owned:
-    description: Glob over names in C(/etc/systemd/system); one that is not in O(units) is reported as unexpected.
-    type: str
-    default: ""
+    description: All units that may be ours; one that has a file and is not in O(units) is reported as unexpected.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Reads only.
@@ -61,7 +62,7 @@ EXAMPLES = r"""
       - name: airflow-scheduler.service
         files: [/etc/airflow/scheduler.cfg, /etc/airflow/scheduler.env]
         record: /run/airflow-scheduler/started-with
-    owned: airflow-*.service
+    owned: [airflow-scheduler.service, airflow-worker.service]
   register: __airflow_state
 """
 
@@ -156,7 +157,7 @@ def main() -> None:
                 },
             },
             "pending": {"type": "list", "elements": "path", "default": []},
-            "owned": {"type": "str", "default": ""},
+            "owned": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -170,8 +171,7 @@ def main() -> None:
     pending = module.params["pending"]
     stale = [name for name, unit in wanted.items() if name not in stopped and is_stale(unit, pending)]
     disabled = [name for name in wanted if known[name].get("UnitFileState") not in ("enabled", "alias")]
-    owned = Path("/etc/systemd/system").glob(module.params["owned"]) if module.params["owned"] else []
-    files = sorted(path.name for path in owned if path.is_file() and not path.is_symlink())
+    files = [name for name in module.params["owned"] if Path("/etc/systemd/system", name).is_file()]
     module.exit_json(
         changed=False,
         stale=stale,

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import (
+    CONFIG_BY_VARIABLE,
+    CONFIG_SECRETS,
     SECRETS,
     Catalogue,
     Inventory,
     Problem,
     check_inventory,
-    executors,
+    executor,
     local_paths,
     may_wait_for_facts,
     report,
@@ -58,6 +60,8 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "airflow_worker_concurrency": {"type": "int", "default": 16},
         "airflow_releases_kept": {"type": "int", "default": 3},
         "airflow_debug": {"type": "bool", "default": False},
+        "airflow_config": {"type": "dict", "default": {}},
+        "airflow_service_options": {"type": "dict", "default": {}},
         "airflow_fernet_key": {"type": "str", "no_log": True},
         "airflow_jwt_secret": {"type": "str", "no_log": True},
         "airflow_api_secret_key": {"type": "str", "no_log": True},
@@ -338,6 +342,66 @@ def test_hosts_with_the_same_wrong_value_share_a_problem() -> None:
     assert problem.found == "0"
 
 
+# -- settings of Airflow and systemd --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "variable"), CONFIG_BY_VARIABLE.items())
+def test_options_with_a_variable_of_their_own(name: str, variable: str) -> None:
+    section, option = name.split(".")
+    for value in ("hunter2", None):
+        problem = only(check({"airflow_config": {section.upper(): {option.title(): value}}}))
+        assert problem.subject == f"airflow_config, option {option} of the section {section}"
+        assert problem.remedy == f"remove it, and set {variable} instead"
+        assert "hunter2" not in str(problem)
+
+
+@pytest.mark.parametrize("name", CONFIG_SECRETS)
+def test_options_that_hold_a_secret(name: str) -> None:
+    section, option = name.split(".")
+    problem = only(check(w1={"airflow_config": {section.title(): {option.upper(): {"password": "hunter2"}}}}))
+    assert problem.subject == f"airflow_config, option {option} of the section {section}"
+    assert problem.found == "set on w1 (1 of 4 hosts)"
+    assert f"airflow_environment as AIRFLOW__{section}__{option};".lower() in problem.remedy.lower()
+    assert f"AIRFLOW__{section.upper()}__{option.upper()};" in problem.remedy
+    assert "hunter2" not in str(problem)
+    assert check({"airflow_config": {section: {option: None}}}) == [], "null leaves it to Airflow"
+
+
+def test_other_options_are_free() -> None:
+    config = {
+        "core": {"execution_api_server_url": "x", "hostname_callable": "x", "dags_folder": "x", "load_examples": None},
+        "dag_processor": {"dag_bundle_config_list": []},
+        "smtp": {"smtp_host": "x"},
+        "celery": None,
+    }
+    assert check({"airflow_config": config}) == []
+    assert "airflow_config" in only(check({"airflow_config": ["x"]})).subject, "the rule about types says so, alone"
+
+
+@pytest.mark.parametrize(
+    ("key", "remedy"),
+    [
+        ("workers", "did you mean worker?"),
+        ("webserver", "did you mean api-server?"),
+        ("airflow-dag_processor.service", "did you mean dag-processor?"),
+        ("zzz", "correct the key, or remove it"),
+        (5, "correct the key, or remove it"),
+    ],
+)
+def test_service_options_of_no_component(key: Any, remedy: str) -> None:
+    problem = only(check({"airflow_service_options": {key: {"Environment": "hunter2"}, "worker": {}}}))
+    assert problem.subject == f'airflow_service_options, key "{key}"'
+    assert problem.allowed == "scheduler, api-server, dag-processor, triggerer, flower, worker"
+    assert problem.remedy == remedy
+    assert "hunter2" not in str(problem)
+
+
+def test_service_options_of_components() -> None:
+    components = ("scheduler", "api-server", "dag-processor", "triggerer", "flower", "worker")
+    assert check({"airflow_service_options": {key: {"MemoryMax": "8G"} for key in components}}) == []
+    assert "airflow_service_options" in only(check({"airflow_service_options": ["x"]})).subject
+
+
 # -- one value for the cluster --------------------------------------------------------------------------------------
 
 
@@ -421,21 +485,32 @@ def test_other_groups_are_nobodys_business() -> None:
     assert check(groups={"control": ["ctl"], "paris": ["w1"], "monitoring": ["x"]}) == []
 
 
-@pytest.mark.parametrize("value", ["CeleryExecutor", "LocalExecutor,CeleryExecutor", " CeleryExecutor , LocalExecutor"])
-def test_executors_with_celery(value: str) -> None:
-    assert check({"airflow_executor": value}) == []
+def test_executors_that_fit() -> None:
+    assert check({"airflow_executor": "CeleryExecutor"}) == []
+    assert check({"airflow_executor": "LocalExecutor"}, groups=LOCAL) == []
 
 
 def test_the_executor_is_derived() -> None:
     variables = cluster()
-    assert executors(Inventory(GROUPS, variables), CATALOGUE) == ["CeleryExecutor"]
-    assert executors(Inventory({**GROUPS, "workers": []}, variables), CATALOGUE) == ["LocalExecutor"]
+    assert executor(Inventory(GROUPS, variables), CATALOGUE) == "CeleryExecutor"
+    assert executor(Inventory({**GROUPS, "workers": []}, variables), CATALOGUE) == "LocalExecutor"
 
 
-@pytest.mark.parametrize("value", ["KubernetesExecutor", "celery", "CeleryExecutor,", "LocalExecutor,LocalExecutor"])
+@pytest.mark.parametrize("value", ["KubernetesExecutor", "celery", " CeleryExecutor", " "])
 def test_unknown_executors(value: str) -> None:
-    problem = next(problem for problem in check({"airflow_executor": value}) if problem.subject == "airflow_executor")
-    assert "LocalExecutor, CeleryExecutor" in problem.allowed
+    problem = only(check({"airflow_executor": value}, groups=LOCAL))
+    assert problem.subject == "airflow_executor"
+    assert problem.allowed.startswith("exactly one of LocalExecutor, CeleryExecutor;")
+    assert "a list" not in problem.found
+    if "elery" in value:
+        assert problem.remedy == "write CeleryExecutor, or remove the variable"
+
+
+@pytest.mark.parametrize("value", ["LocalExecutor,CeleryExecutor", "CeleryExecutor,", "LocalExecutor, LocalExecutor"])
+def test_several_executors(value: str) -> None:
+    problem = only(check({"airflow_executor": value}, groups=LOCAL))
+    assert "a list; several executors side by side are not supported yet" in problem.found
+    assert problem.allowed.startswith("exactly one of LocalExecutor, CeleryExecutor;")
 
 
 def test_celery_without_workers() -> None:

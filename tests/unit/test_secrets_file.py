@@ -354,3 +354,80 @@ def test_playbook(tmp_path: Path) -> None:
     assert list(values(plain)) == ["pw", "jwt", "f"]
     assert all(value not in run.stdout + run.stderr for value in values(plain).values())
     assert "+pw\n+jwt\n+f" in re.sub("\x1b\\[[0-9;]*m", "", run.stdout)
+
+
+DEFAULTS = """
+db_password: ""
+of_the_role: "{{ db_password }}"
+"""
+ROLE_TASKS = """
+- name: generate
+  dataops.airflow.secrets_file:
+    path: "{{ inventory_dir }}/group_vars/all/vault.yml"
+    secrets:
+      - {name: db_password, kind: password}
+      - {name: of_the_role, kind: password}
+      - {name: fernet, kind: fernet}
+      - {name: external, kind: key}
+      - {name: unreachable, kind: key}
+      - {name: locked, kind: key}
+      - {name: number, kind: password}
+      - {name: nothing, kind: password}
+      - {name: blank, kind: password}
+      - {name: nowhere, kind: key}
+"""
+ELSEWHERE = """
+fernet: the site's own
+external: "{{ lookup('ansible.builtin.env', 'SECRET_OF_THE_SITE') }}"
+unreachable: "{{ lookup('ansible.builtin.file', '/no/such/file') }}"
+locked: !vault |
+  $ANSIBLE_VAULT;1.1;AES256
+  3132
+number: 0
+nothing:
+blank: "{{ ' ' }}"
+"""
+
+
+def test_what_the_site_has_elsewhere_is_not_generated(tmp_path: Path) -> None:
+    """The new file would sort behind the other one, and override it."""
+    files = {
+        "play.yml": "- {hosts: all, gather_facts: false, tasks: [{import_role: {name: site}, run_once: true}]}",
+        "roles/site/defaults/main.yml": DEFAULTS,
+        "roles/site/tasks/main.yml": ROLE_TASKS,
+        "inventory/hosts.yml": "all: {hosts: {one: , two: }}",
+        "inventory/group_vars/all/airflow.yml": ELSEWHERE,
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    tool = str(Path(sys.executable).with_name("ansible-playbook"))
+    environment = {**os.environ, "SECRET_OF_THE_SITE": "from outside"}
+    vault = tmp_path / "inventory/group_vars/all/vault.yml"
+
+    def run(*options: str) -> str:
+        command = [tool, "-i", "inventory", "play.yml", *options]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return re.sub("\x1b\\[[0-9;]*m", "", done.stdout)
+
+    assert "changed=1" in run("--check") and not vault.exists()
+    assert "changed=1" in run("-vvv")
+    content = vault.read_text()
+    assert list(values(content)) == ["db_password", "of_the_role", "nothing", "blank", "nowhere"]
+    assert "changed=0" in run() and vault.read_text() == content
+    # Gone from the site's own file: generated now, and nothing else changes.
+    (tmp_path / "inventory/group_vars/all/airflow.yml").write_text(ELSEWHERE.replace("fernet: the site's own", ""))
+    assert "changed=1" in run()
+    assert vault.read_text().startswith(content) and list(values(vault.read_text()))[-1] == "fernet"
+
+
+def test_nothing_is_made_where_the_site_has_all_elsewhere(tmp_path: Path) -> None:
+    task = "dataops.airflow.secrets_file: {path: a/b.yml, secrets: [{name: x, kind: key}]}"
+    play = f"- {{hosts: all, gather_facts: false, tasks: [{{{task}}}]}}"
+    (tmp_path / "play.yml").write_text(play)
+    tool = str(Path(sys.executable).with_name("ansible-playbook"))
+    command = [tool, "-i", "localhost,", "-c", "local", "play.yml", "-e", "x=mine"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "changed=0" in done.stdout, done.stdout + done.stderr
+    assert not (tmp_path / "a").exists()

@@ -122,12 +122,16 @@ def test_foreign_unit_files_are_named(
     (system / "airflow-webserver.service").symlink_to("airflow-api-server.service")
     (system / "airflow-worker.service.d").mkdir()
     monkeypatch.setattr(
-        unit_state, "Path", lambda path: system if str(path) == "/etc/systemd/system" else Path(path), raising=True
+        unit_state,
+        "Path",
+        lambda path, *parts: system.joinpath(*parts) if str(path) == "/etc/systemd/system" else Path(path, *parts),
+        raising=True,
     )
     wanted = [add(machine, "airflow-worker.service")]
-    assert call(capsys, wanted, owned="airflow-*.service")["unexpected"] == ["airflow-old.service"]
+    owned = ["airflow-old.service", "airflow-worker.service", "airflow-scheduler.service"]
+    assert call(capsys, wanted, owned=owned)["unexpected"] == ["airflow-old.service"]
     assert call(capsys, wanted)["unexpected"] == []
-    assert call(capsys, [], owned="airflow-*.service")["unexpected"] == [
+    assert call(capsys, [], owned=owned)["unexpected"] == [
         "airflow-old.service",
         "airflow-worker.service",
     ]
