@@ -36,3 +36,23 @@ def test_single_host_grows_into_a_cluster(cluster, api, web_url):
     assert "sleep 3" in str(log), "the log of a task that ran before the change"
     ran_on = {task["hostname"] for task in again.run_dag("parallel_dag")}
     assert ran_on == {cluster.address("worker1")}
+
+
+def test_moved_component_leaves_nothing_behind(cluster):
+    hosts = (INVENTORY / "hosts.yml").read_text()
+    there = "triggerers: {children: {control: {}}}"
+    assert there in hosts
+    cluster.change("hosts.yml", hosts.replace(there, "triggerers: {hosts: {worker1: {}}}"))
+    cluster.play("site.yml")
+    assert cluster.host("worker1").service("airflow-triggerer").is_running
+    control = cluster.host("control1")
+    assert not control.service("airflow-triggerer").is_running
+    assert not control.file("/etc/systemd/system/airflow-triggerer.service").exists
+    assert not control.file("/etc/airflow/triggerer.env").exists
+
+    cluster.change("hosts.yml", hosts)
+    cluster.play("site.yml")
+    assert control.service("airflow-triggerer").is_running
+    left = cluster.host("worker1").check_output("ls /etc/airflow").split()
+    assert sorted(left) == ["python", "worker.cfg", "worker.env"]
+    cluster.play("playbooks/verify.yml")
