@@ -56,6 +56,7 @@ def test_check_mode_does_not_ask_what_is_not_there_yet(cluster):
     assert changes(cluster.play("site.yml", "--check", "--diff")) > 0
     cluster.change(CHANGE, "---\ncluster_database_port: 5433\n")
     assert changes(cluster.play("site.yml", "--check", "--diff")) > 0
+    cluster.change(CHANGE, "---\n")
     assert restarted(before, cluster.started()) == set()
 
 

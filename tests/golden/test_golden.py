@@ -123,6 +123,7 @@ CARRIERS = {
     "AIRFLOW__API_AUTH__JWT_SECRET": "airflow_jwt_secret",
     "AIRFLOW__API__SECRET_KEY": "airflow_api_secret_key",
 }
+NO_DATABASE = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "sqlite:////nonexistent/no-metadata-database-here.db"}
 URLS = {
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "cluster_database_url",
     "AIRFLOW__CELERY__RESULT_BACKEND": "cluster_results_url",
@@ -136,6 +137,7 @@ def intended(host: Host, component: str) -> dict[str, str]:
     return {
         **{name: SECRETS[secret] for name, secret in CARRIERS.items()},
         **{name: host.derived[url] for name, url in urls.items()},
+        **(NO_DATABASE if component in ("flower", "worker") else {}),
         "AIRFLOW__CELERY__FLOWER_BASIC_AUTH": f"admin:{SECRETS['airflow_flower_password']}",
     }
 
@@ -179,11 +181,12 @@ def test_workers_and_flower_hold_no_metadata_credentials(hosts: Hosts) -> None:
         if host.name in host.derived["cluster_control_hosts"]:
             continue
         for text in host.environments.values():
-            values = "\n".join(parse_as_systemd(text).values())
+            found = parse_as_systemd(text)
+            values = "\n".join(found.values())
             for secret in ("cluster_database_password", "airflow_jwt_secret", "airflow_admin_password"):
                 assert SECRETS[secret] not in values
                 assert urllib.parse.quote(SECRETS[secret], safe="") not in values
-            assert "SQL_ALCHEMY_CONN" not in text
+            assert found.items() >= NO_DATABASE.items(), "Airflow would silently use SQLite"
             seen += 1
     assert seen or not any(host.derived["cluster_celery"] for host in hosts.values())
 
