@@ -8,7 +8,7 @@ fail() {
   exit 1
 }
 
-packages=(aardvark-dns ca-certificates debian-archive-keyring iproute2 mmdebstrap netavark openssh-client podman runc "$@")
+packages=(aardvark-dns ca-certificates debian-archive-keyring iproute2 iptables mmdebstrap netavark openssh-client podman runc "$@")
 
 [[ $(id -u) == 0 ]] || fail "run as root: systemd hosts in rootless containers are not supported"
 command -v apt-get > /dev/null || fail "this needs a Debian-like machine (apt-get was not found)"
