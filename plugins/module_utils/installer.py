@@ -1,0 +1,74 @@
+# Copyright: the dataops.airflow contributors
+# Apache License 2.0 (see LICENSE)
+"""The pinned installer, uv: fetched once, checked against its hash, run with no settings but ours."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+
+class BuildError(Exception):
+    """A step that failed, with what an operator needs to know."""
+
+
+def run(argv: list[str], environment: dict[str, str]) -> str:
+    """Run a command and return its standard output.
+
+    :raises BuildError: with the end of its standard error, when it does not exit with 0.
+    """
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BuildError(f"{Path(argv[0]).name} {argv[1]} failed ({done.returncode}): {done.stderr.strip()[-3000:]}")
+    return done.stdout
+
+
+def environment_for(index_url: str, ca_bundle: str, cache: str) -> dict[str, str]:
+    """Environment of the installers: the host's own, less its Python settings, plus index and certificates."""
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "UV_", "PYTHON", "VIRTUAL_ENV"))}
+    keep.update({"UV_CACHE_DIR": cache, "UV_NO_CONFIG": "1", "UV_PYTHON_DOWNLOADS": "never", "PIP_NO_INPUT": "1"})
+    keep.update({"PIP_DISABLE_PIP_VERSION_CHECK": "1", "UV_LINK_MODE": "hardlink"})
+    if index_url:
+        keep.update({"PIP_INDEX_URL": index_url, "UV_DEFAULT_INDEX": index_url})
+    if Path(ca_bundle).is_file():
+        keep.update({"PIP_CERT": ca_bundle, "SSL_CERT_FILE": ca_bundle})
+    return keep
+
+
+def install_uv(folder: Path, requirement: str, python: str, environment: dict[str, str]) -> Path:
+    """Put the pinned uv into ``folder`` and return its path; older ones are removed.
+
+    :raises BuildError: when the requirement names no version, or pip cannot install it.
+    """
+    version = re.search(r"^uv==(\S+)", requirement, re.MULTILINE)
+    if not version:
+        raise BuildError("the option uv must hold a line uv==VERSION with its hashes")
+    binary = folder / f"uv-{version[1]}"
+    if binary.exists():
+        return binary
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as scratch:
+        requirements = Path(scratch, "uv.txt")
+        requirements.write_text(requirement)
+        run([python, "-m", "venv", f"{scratch}/venv"], environment)
+        run(
+            [
+                f"{scratch}/venv/bin/pip",
+                "install",
+                "--quiet",
+                "--no-deps",
+                "--only-binary=:all:",
+                "--no-compile",
+                "--require-hashes",
+                "--requirement",
+                str(requirements),
+            ],
+            environment,
+        )
+        for old in folder.glob("uv-*"):
+            old.unlink()
+        Path(f"{scratch}/venv/bin/uv").replace(binary)
+    return binary
