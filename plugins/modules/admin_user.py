@@ -66,41 +66,30 @@ action:
   sample: [none, created, password set]
 """
 
-import http.client
-import json
 import subprocess
-import urllib.error
-import urllib.request
 
 from ansible.module_utils.basic import AnsibleModule
-
-# The hosts of a cluster speak to each other directly, whatever proxy the environment names.
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import LOGIN, Api, ApiError
 
 
 class LoginError(Exception):
     """Something that an operator has to look at."""
 
 
-def login(url: str, username: str, password: str, timeout: float = 30) -> bool:
+def login(url: str, username: str, password: str) -> bool:
     """Tell whether the API grants a token.
 
-    :param timeout: seconds to wait for the answer.
     :raises LoginError: when the API cannot be reached or answers with anything but a grant or a refusal.
     """
-    body = json.dumps({"username": username, "password": password}).encode()
-    request = urllib.request.Request(f"{url}/auth/token", body, {"Content-Type": "application/json"})
     try:
-        with DIRECT.open(request, timeout=timeout) as answer:
-            return bool(json.load(answer).get("access_token"))
-    except urllib.error.HTTPError as refusal:
-        if refusal.code in (401, 403):
+        Api(url).login(username, password)
+    except ApiError as problem:
+        if problem.status in (401, 403):
             return False
-        raise LoginError(f"{url}/auth/token answered {refusal.code}") from refusal
-    except OSError as problem:
-        raise LoginError(f"{url} cannot be reached: {problem}") from problem
-    except (ValueError, http.client.HTTPException) as problem:
-        raise LoginError(f"{url}/auth/token did not answer as Airflow's API does") from problem
+        # What the API says about a login may repeat the password.
+        message = f"{url}{LOGIN} answered {problem.status}" if problem.status else str(problem)
+        raise LoginError(message) from problem
+    return True
 
 
 def users(command: str, arguments: list[str], password: str) -> subprocess.CompletedProcess[str]:

@@ -99,66 +99,23 @@ by_host:
 """
 
 import collections
-import datetime
 import json
-import os
-import subprocess
 import time
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import Api, ApiError, seconds
+from ansible_collections.dataops.airflow.plugins.module_utils.celery_ping import PingError, ping
 
 DAG = "dataops_canary"
 # A worker that has no result backend stops after 32 tasks.
 ENOUGH = 32
-PING = """
-import json, os
-from celery import Celery
-app = Celery(broker=os.environ['BROKER_URL'])
-app.conf.broker_connection_retry = False
-print(json.dumps([name for answer in app.control.ping(timeout=2) for name in answer]))
-"""
-
-# The hosts of a cluster speak to each other directly, whatever proxy the environment names.
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class CanaryError(Exception):
     """A finding that fails the verification: what was found, and what to do."""
-
-
-class Api:
-    """The API server, with the token of a login.
-
-    :param url: its URL, without a path.
-    :raises CanaryError: when it cannot be reached, or refuses the login.
-    """
-
-    def __init__(self, url: str, username: str, password: str) -> None:
-        self.url = url
-        self.token = ""
-        answer = self.call("POST", "/auth/token", {"username": username, "password": password})
-        self.token = answer["access_token"]
-
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Call the API and return its JSON answer."""
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self.token:
-            headers["Authorization"] = f"Bearer {self.token}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, headers, method=method)
-        try:
-            with DIRECT.open(request, timeout=30) as answer:
-                text = answer.read()
-        except urllib.error.HTTPError as refusal:
-            raise CanaryError(f"{method} {path} answered {refusal.code}: {refusal.read()[:300]!r}") from refusal
-        except OSError as problem:
-            raise CanaryError(f"{self.url} cannot be reached: {problem}") from problem
-        return json.loads(text) if text else None
 
 
 def quote(text: str) -> str:
@@ -166,18 +123,12 @@ def quote(text: str) -> str:
     return urllib.parse.quote(text, safe="")
 
 
-def seconds(moment: str | None) -> float:
-    """Seconds since the epoch of a time of the API; 0 where there is none."""
-    return datetime.datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp() if moment else 0.0
-
-
 def live_workers(python: str, broker_url: str) -> list[str]:
     """Names of the Celery workers that answer a ping, without their prefix ``celery@``."""
-    environment = {**os.environ, "BROKER_URL": broker_url}
-    done = subprocess.run([python, "-c", PING], env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise CanaryError(f"the broker cannot be asked: {(done.stderr.strip().splitlines() or ['no answer'])[-1]}")
-    return sorted(name.partition("@")[2] for name in json.loads(done.stdout))
+    try:
+        return sorted(name.partition("@")[2] for name in ping(python, broker_url))
+    except PingError as problem:
+        raise CanaryError(f"the broker cannot be asked: {problem}") from problem
 
 
 def compare_workers(wanted: list[str], live: list[str]) -> None:
@@ -205,17 +156,17 @@ def await_dag(api: Api, workers: list[str], deadline: float) -> None:
     while True:
         trouble = "is not parsed yet"
         try:
-            known = {item["task_id"] for item in api.call("GET", f"/api/v2/dags/{DAG}/tasks")["tasks"]}
+            known = {item["task_id"] for item in api.ask("GET", f"/api/v2/dags/{DAG}/tasks")["tasks"]}
             named = {name for name in known if name.startswith("on_")}
             if named == wanted:
                 return
             trouble = f"still has tasks for {sorted(named)}, not for {sorted(wanted)}"
             if not asked:
-                token = api.call("GET", f"/api/v2/dags/{DAG}")["file_token"]
-                api.call("PUT", f"/api/v2/parseDagFile/{quote(token)}")
+                token = api.ask("GET", f"/api/v2/dags/{DAG}")["file_token"]
+                api.ask("PUT", f"/api/v2/parseDagFile/{quote(token)}")
                 asked = True
-        except CanaryError as problem:
-            if " 404" not in str(problem):
+        except ApiError as problem:
+            if problem.status != 404:
                 raise
         if time.monotonic() > deadline:
             raise CanaryError(f"the DAG {DAG} {trouble}; see: journalctl -u airflow-dag-processor -n 50")
@@ -224,14 +175,14 @@ def await_dag(api: Api, workers: list[str], deadline: float) -> None:
 
 def run_dag(api: Api, deadline: float) -> tuple[str, list[dict[str, Any]]]:
     """Trigger the DAG, wait for its end and return the run's ID and its task instances."""
-    run = api.call("POST", f"/api/v2/dags/{DAG}/dagRuns", {"logical_date": None})["dag_run_id"]
+    run = api.ask("POST", f"/api/v2/dags/{DAG}/dagRuns", {"logical_date": None})["dag_run_id"]
     path = f"/api/v2/dags/{DAG}/dagRuns/{quote(run)}"
     while True:
-        state = api.call("GET", path)["state"]
+        state = api.ask("GET", path)["state"]
         tasks: list[dict[str, Any]] = []
         if state in ("success", "failed") or time.monotonic() > deadline:
             while True:
-                page = api.call("GET", f"{path}/taskInstances?limit=50&offset={len(tasks)}")
+                page = api.ask("GET", f"{path}/taskInstances?limit=50&offset={len(tasks)}")
                 tasks += page["task_instances"]
                 if not page["task_instances"] or len(tasks) >= page["total_entries"]:
                     return run, tasks
@@ -276,7 +227,7 @@ def read_logs(api: Api, run: str, workers: list[str]) -> None:
     wanted = {f"on_{worker}": f"canary {number}" for number, worker in enumerate(workers)}
     for task, text in (wanted or {"many": "canary 0"}).items():
         index = "" if wanted else "?map_index=0"
-        log = api.call("GET", f"/api/v2/dags/{DAG}/dagRuns/{quote(run)}/taskInstances/{quote(task)}/logs/1{index}")
+        log = api.ask("GET", f"/api/v2/dags/{DAG}/dagRuns/{quote(run)}/taskInstances/{quote(task)}/logs/1{index}")
         if text not in json.dumps(log):
             raise CanaryError(
                 f"the log of {task} cannot be read: {json.dumps(log)[:300]}; "
@@ -303,8 +254,9 @@ def main() -> None:
     option = module.params
     workers: dict[str, str] = option["workers"]
     try:
-        api = Api(option["url"], option["username"], option["password"])
-        version = api.call("GET", "/api/v2/version")["version"]
+        api = Api(option["url"])
+        api.login(option["username"], option["password"])
+        version = api.ask("GET", "/api/v2/version")["version"]
         if version != option["version"]:
             raise CanaryError(f"the API server runs {version}, not {option['version']}; run site.yml")
         if workers:
@@ -318,7 +270,7 @@ def main() -> None:
         took = round(time.monotonic() - start, 1)
         overlap = judge(instances, workers, option["overlap"])
         read_logs(api, run, list(workers))
-    except CanaryError as problem:
+    except (CanaryError, ApiError) as problem:
         module.fail_json(msg=f"canary: {problem}")
     zero = min(seconds(task["start_date"]) for task in instances)
     names = {address: worker for worker, address in workers.items()}

@@ -12,6 +12,7 @@ version_added: 0.1.0
 description:
   - An active unit is not a healthy one. A worker with a wrong broker password stays active for ever.
   - Each component is asked in its own way, all of them at once, until it answers well or the time is up.
+  - When the unit of one that does not answer well has failed, nothing is waited for any longer.
 options:
   checks:
     description: What to ask.
@@ -87,37 +88,27 @@ healthy:
   type: dict
   returned: always
 unhealthy:
-  description: Last answer of each component that did not.
+  description:
+    - Last answer of each component that did not.
+    - Where its unit has failed, this is said instead, with the last lines of its journal.
   type: dict
   returned: always
 """
 
-import datetime
 import http.client
 import json
-import os
 import subprocess
+import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import DIRECT, seconds
+from ansible_collections.dataops.airflow.plugins.module_utils.celery_ping import PingError, ping
 
-PING = """
-import os, sys
-from celery import Celery
-app = Celery(broker=os.environ['BROKER_URL'])
-app.conf.broker_connection_retry = False
-app.conf.broker_transport_options = {'socket_timeout': 5, 'socket_connect_timeout': 5}
-answers = app.control.ping(destination=[sys.argv[1]], timeout=3, limit=1)
-sys.exit(0 if answers else 'no answer to a ping')
-"""
-
-# The hosts of a cluster speak to each other directly, whatever proxy the environment names.
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+JOURNAL_LINES = 8
 
 
 def ask_http(check: dict[str, Any]) -> str:
@@ -126,11 +117,27 @@ def ask_http(check: dict[str, Any]) -> str:
         return "" if answer.status == 200 else f"status {answer.status}"
 
 
+def printed(*argv: str) -> str:
+    """What a command prints; nothing where it cannot be run."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
 def unit_started(unit: str) -> float:
     """Seconds since the epoch at which a unit became active; 0 when systemd does not say."""
-    argv = ["systemctl", "show", "--timestamp=unix", "--property=ActiveEnterTimestamp", "--value", unit]
-    output = subprocess.run(argv, capture_output=True, text=True, check=False).stdout.strip()
-    return float(output.lstrip("@") or 0) if output.startswith("@") else 0.0
+    moment = printed("systemctl", "show", "--timestamp=unix", "--property=ActiveEnterTimestamp", "--value", unit)
+    return float(moment.lstrip("@") or 0) if moment.startswith("@") else 0.0
+
+
+def unit_trouble(unit: str) -> str:
+    """Tell whether a unit has failed: that, and the end of its journal, or nothing."""
+    if printed("systemctl", "show", "--property=ActiveState", "--value", unit) != "failed":
+        return ""
+    journal = printed("journalctl", "--quiet", "-u", unit, "-n", str(JOURNAL_LINES), "-o", "cat")
+    return "\n".join(["its unit has failed", *journal.splitlines()])
 
 
 def heartbeat_trouble(monitor: dict[str, Any], component: str, started: float) -> str:
@@ -142,7 +149,7 @@ def heartbeat_trouble(monitor: dict[str, Any], component: str, started: float) -
     if state.get("status") != "healthy":
         return f"the API server's monitor says {state.get('status')}"
     beat = state.get(f"latest_{component}_heartbeat")
-    if not beat or datetime.datetime.fromisoformat(beat.replace("Z", "+00:00")).timestamp() < started:
+    if not beat or seconds(beat) < started:
         return "no heartbeat since its start"
     return ""
 
@@ -157,35 +164,52 @@ def celery_asker(python: str, broker_url: str) -> Callable[[dict[str, Any]], str
     """Make the function that pings a worker through the broker."""
 
     def ask(check: dict[str, Any]) -> str:
-        done = subprocess.run(
-            [python, "-c", PING, check["worker"]],
-            env={**os.environ, "BROKER_URL": broker_url},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return (
-            ""
-            if done.returncode == 0
-            else done.stderr.strip().splitlines()[-1:][0]
-            if done.stderr.strip()
-            else "no answer"
-        )
+        try:
+            return "" if ping(python, broker_url, check["worker"]) else "no answer to a ping"
+        except PingError as problem:
+            return str(problem)
 
     return ask
 
 
-def wait(ask: Callable[[dict[str, Any]], str], check: dict[str, Any], deadline: float) -> str:
-    """Ask until the answer is good or the deadline has passed. Returns the last trouble, or nothing."""
+def wait(
+    ask: Callable[[dict[str, Any]], str], check: dict[str, Any], deadline: float, given_up: threading.Event
+) -> str:
+    """Ask until the answer is good or nothing is to be waited for. Returns the last trouble, or nothing.
+
+    :param given_up: set, here or by the wait for another component, when a unit has failed.
+    """
+    look = 0.0
     while True:
         try:
             trouble = ask(check)
         except (OSError, ValueError, http.client.HTTPException) as problem:
             # Some have no text, and no text would mean healthy.
             trouble = str(getattr(problem, "reason", "") or problem) or type(problem).__name__
-        if not trouble or time.monotonic() >= deadline:
+        if not trouble:
+            return ""
+        now = time.monotonic()
+        last = now >= deadline or given_up.is_set()
+        # A unit is looked at once a second, not with each question: the components need the processors to start.
+        if last or now >= look:
+            look = now + 1
+            failure = unit_trouble(check["unit"])
+            if failure:
+                given_up.set()
+                return failure
+        if last:
             return trouble
-        time.sleep(0.25)
+        given_up.wait(0.25)
+
+
+def report(unhealthy: dict[str, str], units: dict[str, str], reason: str) -> str:
+    """Say what is not healthy, where to look further, and below it the end of a failed unit's journal."""
+    lines = [f"not healthy {reason}:"]
+    for name, trouble in unhealthy.items():
+        first, *journal = trouble.splitlines()
+        lines.append(f"  {name}: {first}; see: journalctl -u {units[name]} -n 50")
+        lines += [f"    {line}" for line in journal]
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -216,21 +240,23 @@ def main() -> None:
         "heartbeat": ask_heartbeat,
         "celery": celery_asker(module.params["python"], module.params["broker_url"]),
     }
+    timeout = module.params["timeout"]
+    given_up = threading.Event()
     start = time.monotonic()
 
     def judge(check: dict[str, Any]) -> tuple[str, str, float]:
-        trouble = wait(ask[check["kind"]], check, start + module.params["timeout"])
+        trouble = wait(ask[check["kind"]], check, start + timeout, given_up)
         return check["name"], trouble, round(time.monotonic() - start, 1)
 
     with ThreadPoolExecutor(max_workers=8) as pool:
         verdicts = list(pool.map(judge, module.params["checks"]))
-    healthy = {name: seconds for name, trouble, seconds in verdicts if not trouble}
-    unhealthy = {name: trouble for name, trouble, _seconds in verdicts if trouble}
+    healthy = {name: took for name, trouble, took in verdicts if not trouble}
+    unhealthy = {name: trouble for name, trouble, _took in verdicts if trouble}
     if unhealthy:
         units = {check["name"]: check["unit"] for check in module.params["checks"]}
-        lines = [f"  {name}: {trouble}; see: journalctl -u {units[name]} -n 50" for name, trouble in unhealthy.items()]
-        message = f"not healthy after {module.params['timeout']} s:\n" + "\n".join(lines)
-        module.fail_json(msg=message, healthy=healthy, unhealthy=unhealthy)
+        took = max(took for _name, _trouble, took in verdicts)
+        reason = f"after {took} s, given up because a unit has failed" if given_up.is_set() else f"after {timeout} s"
+        module.fail_json(msg=report(unhealthy, units, reason), healthy=healthy, unhealthy=unhealthy)
     module.exit_json(changed=False, healthy=healthy, unhealthy={})
 
 

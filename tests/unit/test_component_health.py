@@ -1,4 +1,4 @@
-"""component_health: each way of asking, patience, and the report when the patience is over."""
+"""component_health: each way of asking, patience, its end when a unit has failed, and the report."""
 
 from __future__ import annotations
 
@@ -54,6 +54,23 @@ def url() -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.fixture(autouse=True)
+def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose file UNIT.state says how a unit is, `active` without one; UNIT.journal is what it wrote."""
+    folder = tmp_path / "systemd"
+    folder.mkdir()
+    programs = {
+        # The unit is the last argument.
+        "systemctl": f'for unit; do :; done\ncat "{folder}/$unit.state" 2> /dev/null || echo active\n',
+        "journalctl": f'[ "$1 $2 $4 $6 $7" = "--quiet -u -n -o cat" ] && tail -n "$5" "{folder}/$3.journal"\n',
+    }
+    for name, text in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return folder
+
+
 @pytest.fixture
 def python(tmp_path: Path) -> str:
     """An interpreter whose Celery knows one worker, and breaks at a broker called `broken`."""
@@ -68,7 +85,8 @@ def python(tmp_path: Path) -> str:
         "    def ping(self, destination, timeout, limit):\n"
         "        if 'broken' in self.broker:\n"
         "            raise OSError('WRONGPASS invalid username-password pair')\n"
-        "        return [w for w in destination if w == 'celery@worker1' and 's3cr3t' in self.broker]\n"
+        "        assert self.conf.broker_connection_retry is False and limit == 1\n"
+        "        return [{w: 'pong'} for w in destination if w == 'celery@worker1' and 's3cr3t' in self.broker]\n"
     )
     wrapper = tmp_path / "python"
     wrapper.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
@@ -140,11 +158,8 @@ def test_heartbeats_are_judged() -> None:
 
 
 @pytest.mark.parametrize(("printed", "seconds"), [("@1767268800", 1767268800.0), ("", 0.0), ("n/a", 0.0), ("@", 0.0)])
-def test_start_of_a_unit(printed: str, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    systemctl = tmp_path / "systemctl"
-    systemctl.write_text(f"#!/bin/sh\necho '{printed}'\n")
-    systemctl.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+def test_start_of_a_unit(printed: str, seconds: float, systemd: Path) -> None:
+    (systemd / "systemctl").write_text(f"#!/bin/sh\necho '{printed}'\n")
     assert component_health.unit_started("x.service") == seconds
 
 
@@ -184,7 +199,8 @@ def test_a_missing_interpreter_is_trouble(capsys: pytest.CaptureFixture[str]) ->
 
 def test_the_broker_url_is_not_an_argument(tmp_path: Path) -> None:
     spy = tmp_path / "python"
-    spy.write_text('#!/bin/sh\necho "$@" > "$0.arguments"\n[ "$BROKER_URL" ]\n')
+    answer = '["celery@worker1"]'
+    spy.write_text(f'#!/bin/sh\necho "$@" > "$0.arguments"\n[ "$BROKER_URL" ] && echo \'{answer}\'\n')
     spy.chmod(0o755)
     ask = component_health.celery_asker(str(spy), SECRET)
     assert ask({"worker": "celery@worker1"}) == ""
@@ -195,3 +211,58 @@ def test_all_components_are_asked_at_once(capsys: pytest.CaptureFixture[str]) ->
     start = time.monotonic()
     call(capsys, *(check("http", str(number), url="http://127.0.0.1:1/") for number in range(6)), timeout=1)
     assert time.monotonic() - start < 3
+
+
+def test_a_failed_unit_ends_the_wait_for_all(url: str, systemd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (systemd / "airflow-dead.service.state").write_text("failed\n")
+    (systemd / "airflow-dead.service.journal").write_text("".join(f"line {number}\n" for number in range(20)))
+    checks = [check("http", name, url=f"{url}/{path}") for name, path in (("slow", "no"), ("dead", "no"), ("up", "ok"))]
+    start = time.monotonic()
+    answer = call(capsys, *checks, timeout=60)
+    assert time.monotonic() - start < 10
+    assert answer["failed"] is True and list(answer["healthy"]) == ["up"]
+    journal = [f"line {number}" for number in range(20 - component_health.JOURNAL_LINES, 20)]
+    assert answer["unhealthy"] == {"slow": "Service Unavailable", "dead": "\n".join(["its unit has failed", *journal])}
+    first, *lines = answer["msg"].splitlines()
+    assert first.startswith("not healthy after ") and first.endswith(" s, given up because a unit has failed:")
+    assert lines == [
+        "  slow: Service Unavailable; see: journalctl -u airflow-slow.service -n 50",
+        "  dead: its unit has failed; see: journalctl -u airflow-dead.service -n 50",
+        *(f"    {line}" for line in journal),
+    ]
+
+
+def test_a_unit_that_fails_later_is_noticed(url: str, systemd: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = systemd / "airflow-it.service.state"
+    fail = threading.Timer(1.5, state.write_text, ["failed\n"])
+    fail.start()
+    start = time.monotonic()
+    answer = call(capsys, check("http", url=f"{url}/no"), timeout=60)
+    assert 1.5 <= time.monotonic() - start < 15
+    # Nothing is in its journal.
+    assert answer["unhealthy"] == {"it": "its unit has failed"}
+
+
+@pytest.mark.parametrize("state", ["activating", "inactive", "active", ""])
+def test_a_unit_that_may_still_come_is_waited_for(
+    state: str, url: str, systemd: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (systemd / "airflow-it.service.state").write_text(f"{state}\n")
+    Server.asked.clear()
+    assert call(capsys, check("http", url=f"{url}/later"), timeout=20)["unhealthy"] == {}
+
+
+def test_who_answers_well_is_healthy_whatever_its_unit_says(
+    url: str, systemd: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (systemd / "airflow-it.service.state").write_text("failed\n")
+    assert call(capsys, check("http", url=f"{url}/ok"))["unhealthy"] == {}
+
+
+def test_a_host_without_systemds_commands(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    answer = call(capsys, check("http", url=f"{url}/no"))
+    assert answer["unhealthy"] == {"it": "Service Unavailable"}
+    assert answer["msg"].startswith("not healthy after 0 s:\n")

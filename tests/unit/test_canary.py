@@ -1,0 +1,150 @@
+"""canary: how it judges workers, the parsed DAG, the run and the logs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import ApiError
+from ansible_collections.dataops.airflow.plugins.modules import canary
+from ansible_collections.dataops.airflow.plugins.modules.canary import CanaryError
+
+WORKERS = {"worker1": "10.0.0.21", "worker2": "10.0.0.22"}
+DAG = "/api/v2/dags/dataops_canary"
+
+
+class Api:
+    """Answers what a function of the path returns or raises, and remembers what it was asked."""
+
+    def __init__(self, answer: Callable[[str], Any]) -> None:
+        self.answer = answer
+        self.asked: list[str] = []
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        self.asked.append(f"{method} {path}")
+        return self.answer(path)
+
+
+def task(name: str, host: str = "10.0.0.21", start: int = 0, end: int = 5, **changes: Any) -> dict[str, Any]:
+    """A task instance that did well."""
+    return {
+        "task_id": name,
+        "map_index": -1,
+        "state": "success",
+        "try_number": 1,
+        "hostname": host,
+        "start_date": f"2026-01-01T12:00:{start:02}Z",
+        "end_date": f"2026-01-01T12:00:{end:02}Z",
+        **changes,
+    }
+
+
+def run(*changed: dict[str, Any]) -> list[dict[str, Any]]:
+    """The task instances of a good run, but for those given."""
+    good = [task("left"), task("right", start=2, end=9)]
+    good += [task(f"on_{worker}", address) for worker, address in WORKERS.items()]
+    good += [task("many", map_index=index) for index in range(32)]
+    return [*changed, *(one for one in good if one["task_id"] not in {other["task_id"] for other in changed})]
+
+
+def test_a_good_run_tells_its_overlap() -> None:
+    assert canary.judge(run(), WORKERS, True) == 3.0
+    assert canary.judge(run(task("right", start=5)), {}, False) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        (
+            run(task("left", state="failed"), task("right", state="upstream_failed")),
+            "2 of 36 tasks did not succeed ({'failed': 1, 'upstream_failed': 1}), first left on 10.0.0.21",
+        ),
+        (run(task("left", "", state=None)), "1 of 36 tasks did not succeed ({'None': 1}), first left on no host"),
+        (run(task("left", try_number=2)), "tasks needed more than one try: left"),
+        (run()[:32], "only 32 tasks ran; airflow_canary_tasks must be above 32"),
+        (run(task("on_worker2")), "the task for worker2 (10.0.0.22) ran on 10.0.0.21: two workers share that name"),
+        (run(task("right", start=5, end=9)), "the two middle tasks ran one after the other"),
+    ],
+)
+def test_a_bad_run_is_named(tasks: list[dict[str, Any]], said: str) -> None:
+    with pytest.raises(CanaryError) as caught:
+        canary.judge(tasks, WORKERS, True)
+    assert said in str(caught.value)
+
+
+def test_workers_are_compared() -> None:
+    canary.compare_workers(["a", "b"], ["b", "a"])
+    with pytest.raises(CanaryError, match="no answer from the worker on b, c; see there"):
+        canary.compare_workers(["c", "a", "b"], ["a", "x"])
+    with pytest.raises(CanaryError, match="not in the group workers consumes from the broker: x; stop it there"):
+        canary.compare_workers(["a"], ["x", "a"])
+
+
+def test_the_prefix_of_a_worker_is_celerys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canary, "ping", lambda python, broker_url: ["celery@b", "celery@a"])
+    assert canary.live_workers("python", "redis://") == ["a", "b"]
+
+    def broken(python: str, broker_url: str) -> list[str]:
+        raise canary.PingError("OSError: away")
+
+    monkeypatch.setattr(canary, "ping", broken)
+    with pytest.raises(CanaryError, match=r"^the broker cannot be asked: OSError: away$"):
+        canary.live_workers("python", "redis://")
+
+
+def test_a_dag_of_other_workers_is_parsed_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canary.time, "sleep", lambda duration: None)
+    parsed = [["left", "on_old"], ["left", "on_old"], ["left", "on_worker1"]]
+
+    def answer(path: str) -> Any:
+        if path.endswith("/tasks"):
+            return {"tasks": [{"task_id": name} for name in parsed.pop(0)]}
+        return {"file_token": "a/b"}
+
+    api = Api(answer)
+    canary.await_dag(api, ["worker1"], float("inf"))
+    tasks = f"GET {DAG}/tasks"
+    assert api.asked == [tasks, f"GET {DAG}", "PUT /api/v2/parseDagFile/a%2Fb", tasks, tasks]
+
+
+def test_a_dag_that_does_not_come() -> None:
+    def refuse(status: int) -> Api:
+        def answer(path: str) -> Any:
+            raise ApiError(f"GET {path} answered {status}: b''", status)
+
+        return Api(answer)
+
+    with pytest.raises(CanaryError, match="the DAG dataops_canary is not parsed yet; see: journalctl"):
+        canary.await_dag(refuse(404), [], 0)
+    with pytest.raises(ApiError, match="answered 500"):
+        canary.await_dag(refuse(500), [], 0)
+
+
+def test_all_pages_of_a_run_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canary.time, "sleep", lambda duration: None)
+    states = ["queued", "running", "success"]
+    path = f"{DAG}/dagRuns/manual__1%2B2"
+
+    def answer(asked: str) -> Any:
+        if asked == f"{DAG}/dagRuns":
+            return {"dag_run_id": "manual__1+2"}
+        if asked == path:
+            return {"state": states.pop(0)}
+        offset = int(asked.rpartition("=")[2])
+        return {"task_instances": list(range(offset, min(offset + 50, 70))), "total_entries": 70}
+
+    api = Api(answer)
+    assert canary.run_dag(api, float("inf")) == ("manual__1+2", list(range(70)))
+    pages = [f"GET {path}/taskInstances?limit=50&offset={offset}" for offset in (0, 50)]
+    assert api.asked == [f"POST {DAG}/dagRuns", *[f"GET {path}"] * 3, *pages]
+
+
+def test_the_log_of_each_worker_is_read() -> None:
+    api = Api(lambda path: {"content": [{"event": f"canary {int('on_b' in path)}"}]})
+    canary.read_logs(api, "run", ["a", "b"])
+    canary.read_logs(api, "run", [])
+    place = f"GET {DAG}/dagRuns/run/taskInstances"
+    assert api.asked == [f"{place}/on_a/logs/1", f"{place}/on_b/logs/1", f"{place}/many/logs/1?map_index=0"]
+    with pytest.raises(CanaryError, match=r"the log of on_a cannot be read: .*Could not read"):
+        canary.read_logs(Api(lambda path: {"content": "Could not read served logs"}), "run", ["a"])
