@@ -36,6 +36,10 @@ requirements: setup ## Renew requirements.txt from requirements.in
 locks: setup ## Renew the locks that ship with the collection
 	tools/locks.py
 
+.PHONY: lock-check
+lock-check: setup ## Run a cluster with the newest packages, to learn early which one breaks Airflow
+	lab/lock_check.sh
+
 .PHONY: docs
 docs: setup ## Renew the generated pages
 	docs/generate.py

@@ -5,15 +5,12 @@
 from __future__ import annotations
 
 import base64
-import contextlib
-import fcntl
 import os
 import re
 import secrets
 import stat
 import string
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from ansible import constants
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.parsing.vault import VaultLib, is_encrypted, match_encrypt_secret, parse_vaulttext_envelope
 from ansible.plugins.action import ActionBase
+from ansible_collections.dataops.airflow.plugins.module_utils.turn import turn
 
 MODE = 0o600
 SECRET_SPEC: dict[str, dict[str, Any]] = {
@@ -158,20 +156,6 @@ def write(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink()
         raise
-
-
-@contextlib.contextmanager
-def turn(folder: Path) -> Iterator[None]:
-    """One process at a time, without a lock file."""
-    if not folder.is_dir():  # check mode
-        yield
-        return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 class ActionModule(ActionBase):  # type: ignore[misc,unused-ignore]
