@@ -105,6 +105,14 @@ probe:
       description: C(version) (like V(3.11)) and C(full) of the interpreter; both empty if there is none.
       type: dict
       returned: always
+    machine:
+      description: Architecture, such as V(x86_64).
+      type: str
+      returned: always
+    glibc:
+      description: Version of the C library, such as V(2.36); empty if it is another one than glibc.
+      type: str
+      returned: always
     systemd:
       description: systemd's version; 0 if the host does not run it.
       type: int
@@ -330,6 +338,15 @@ def python_version(interpreter: str) -> dict[str, str]:
     return {"version": ".".join(full.split(".")[:2]), "full": full}
 
 
+def glibc_version() -> str:
+    """Return the version of the C library, or "" if it is not glibc."""
+    try:
+        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+    except (OSError, ValueError):
+        return ""
+    return version if name == "glibc" else ""
+
+
 def systemd_version() -> int:
     """Return systemd's version; 0 if the host was not booted with it."""
     if not Path("/run/systemd/system").is_dir():
@@ -364,6 +381,8 @@ def probe(parameters: dict[str, Any]) -> dict[str, Any]:
         "time": started,
         "os": os_release(read("/etc/os-release") or read("/usr/lib/os-release")),
         "python": python_version(parameters["python"]),
+        "machine": platform.machine(),
+        "glibc": glibc_version(),
         "systemd": systemd_version(),
         "cpus": len(os.sched_getaffinity(0)),
         "memory_bytes": memory_bytes(),

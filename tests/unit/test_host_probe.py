@@ -143,6 +143,20 @@ def test_python(tmp_path: Path) -> None:
     assert host_probe.python_version(str(tmp_path / "none")) == {"version": "", "full": ""}
 
 
+@pytest.mark.parametrize(("says", "version"), [("glibc 2.36", "2.36"), ("other 1.2", ""), (None, "")])
+def test_glibc(says: str | None, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_probe.os, "confstr", lambda name: {"CS_GNU_LIBC_VERSION": says}[name])
+    assert host_probe.glibc_version() == version
+
+
+def test_another_c_library_has_no_such_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(name: str) -> None:
+        raise ValueError(name)
+
+    monkeypatch.setattr(host_probe.os, "confstr", unknown)
+    assert host_probe.glibc_version() == ""
+
+
 def test_os_release() -> None:
     text = '# comment\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\nVERSION_ID="12"\n'
     assert host_probe.os_release(text) == {
@@ -166,3 +180,5 @@ def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert isinstance(probe["container"], bool)
     assert isinstance(probe["package_lists"], bool)
     assert probe["systemd"] >= 0
+    assert probe["machine"] == platform.machine()
+    assert probe["glibc"] == platform.libc_ver()[1]
