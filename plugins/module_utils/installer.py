@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -26,6 +27,12 @@ def run(argv: list[str], environment: dict[str, str]) -> str:
     return done.stdout
 
 
+def python_version(python: str) -> str:
+    """Version of an interpreter as ``major.minor``."""
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    return run([python, "-c", code], dict(os.environ)).strip()
+
+
 def environment_for(index_url: str, ca_bundle: str, cache: str) -> dict[str, str]:
     """Environment of the installers: the host's own, less its Python settings, plus index and certificates."""
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "UV_", "PYTHON", "VIRTUAL_ENV"))}
@@ -38,8 +45,16 @@ def environment_for(index_url: str, ca_bundle: str, cache: str) -> dict[str, str
     return keep
 
 
-def install_uv(folder: Path, requirement: str, python: str, environment: dict[str, str]) -> Path:
+def install_uv(
+    folder: Path, requirement: str, python: str, environment: dict[str, str], links: Sequence[str] = ()
+) -> Path:
     """Put the pinned uv into ``folder`` and return its path; older ones are removed.
+
+    :param folder: where to keep it.
+    :param requirement: requirement lines of uv with their hashes.
+    :param python: interpreter with ``venv`` and ``ensurepip``.
+    :param environment: of :func:`environment_for`.
+    :param links: options that make pip look elsewhere than at its index.
 
     :raises BuildError: when the requirement names no version, or pip cannot install it.
     """
@@ -63,6 +78,7 @@ def install_uv(folder: Path, requirement: str, python: str, environment: dict[st
                 "--only-binary=:all:",
                 "--no-compile",
                 "--require-hashes",
+                *links,
                 "--requirement",
                 str(requirements),
             ],

@@ -14,9 +14,10 @@ description:
     its hash, wheels only, bytecode compiled.
   - The folder appears with its final name only when it is complete, so an interrupted run leaves the running
     release alone and the next one starts over.
-  - An environment whose fingerprint is no longer the one it was built with is built again.
+  - An environment whose fingerprint is no longer the one it was built with is built again, and put in the place of the
+    old one in one step.
   - C(<root>/uv) keeps the installer, checked against its hash as well.
-  - Does not switch C(<root>/current).
+  - Switches neither C(<root>/current) nor C(<root>/previous), the way back.
 options:
   name:
     description: Name of the release folder; derive it from the lock, so that another lock gets another folder.
@@ -41,6 +42,19 @@ options:
     description: Interpreter of the environment; needs the standard library's C(venv) and C(ensurepip).
     type: path
     default: /usr/bin/python3
+  wheels:
+    description: Folder on the control node with wheels that are taken instead of those of the index.
+    type: path
+  probe:
+    description: What M(dataops.airflow.host_probe) learned of this host; with O(wheels), it tells which of them fit.
+    type: dict
+  no_index:
+    description: Take every package, and uv itself, from O(wheels); the host asks no package index.
+    type: bool
+    default: false
+  wheels_file:
+    description: The wheels on the host, as one C(tar). Set by the action plugin, not by a playbook.
+    type: path
   index_url:
     description: Package index, credentials included. Empty means the installer's own default.
     type: str
@@ -50,7 +64,7 @@ options:
     type: path
     default: /etc/ssl/certs/ca-certificates.crt
   keep:
-    description: Number of releases to keep, the one that C(<root>/current) points at always among them.
+    description: Number of releases to keep, the current and the previous one always among them.
     type: int
     default: 3
 attributes:
@@ -58,7 +72,7 @@ attributes:
     description: Tells whether the release would be built; builds nothing.
     support: full
   diff_mode:
-    description: Shows the fingerprint before and after.
+    description: Shows the fingerprint before and after, and which packages were not those of the lock.
     support: full
 author:
   - The dataops.airflow team
@@ -78,6 +92,10 @@ path:
   description: The release folder.
   type: str
   returned: always
+previous:
+  description: What C(<root>/previous) shall point at once this release is the current one. Empty for the first.
+  type: str
+  returned: always
 fingerprint:
   description: Digest over interpreter, platform and every installed distribution. Empty in check mode before the build.
   type: str
@@ -91,95 +109,111 @@ packages:
 import json
 import os
 import shutil
+import tarfile
+import time
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dataops.airflow.plugins.module_utils.fingerprint import distributions, fingerprint
+from ansible_collections.dataops.airflow.plugins.module_utils.exchange import replace
+from ansible_collections.dataops.airflow.plugins.module_utils.fingerprint import (
+    MANIFEST,
+    describe,
+    digest,
+    distributions,
+    inspect,
+    site_packages,
+)
 from ansible_collections.dataops.airflow.plugins.module_utils.installer import (
     BuildError,
     environment_for,
     install_uv,
+    python_version,
     run,
 )
 
-MANIFEST = "release.json"
+
+def unpack(wheels_file: str | None, folder: Path) -> list[str]:
+    """Unpack the wheels that came from the control node.
+
+    :returns: options that make pip and uv look there; none where nothing came.
+    """
+    if not wheels_file:
+        return []
+    folder.mkdir(parents=True)
+    with tarfile.open(wheels_file) as tar:
+        for member in tar:
+            source = tar.extractfile(member)
+            if source and "/" not in member.name:
+                with source, (folder / member.name).open("wb") as file:
+                    shutil.copyfileobj(source, file)
+    return ["--find-links", str(folder)]
 
 
-def python_version(python: str) -> str:
-    """Version of an interpreter as ``major.minor``."""
-    code = "import sys; print('%d.%d' % sys.version_info[:2])"
-    return run([python, "-c", code], dict(os.environ)).strip()
+def fill(partial: Path, options: dict[str, Any], version: str, cache: Path) -> None:
+    """Build the whole release in a new folder.
+
+    :param partial: the folder.
+    :param options: the module's.
+    :param version: the interpreter's version.
+    :param cache: folder for downloads, removed by the caller.
+    :raises BuildError: when a step fails.
+    """
+    environment = environment_for(options["index_url"], options["ca_bundle"], str(cache))
+    links = unpack(options["wheels_file"], cache / "wheels") + (["--no-index"] if options["no_index"] else [])
+    uv = str(install_uv(Path(options["root"], "uv"), options["uv"], options["python"], environment, links))
+    run([uv, "venv", "--quiet", "--relocatable", "--python", options["python"], str(partial)], environment)
+    sync = [uv, "pip", "sync", "--quiet", "--python", str(partial), "--require-hashes", "--only-binary=:all:"]
+    run([*sync, "--compile-bytecode", *links, options["lock_file"]], environment)
+    # uv leaves its lock behind, writable by everybody.
+    (partial / ".lock").unlink(missing_ok=True)
+    installed = distributions(site_packages(partial, version))
+    manifest = {
+        "name": options["name"],
+        # A release that was built again is another one: what runs with it is restarted.
+        "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "python": version,
+        "fingerprint": digest(installed, version),
+        "distributions": installed,
+    }
+    shutil.copyfile(options["lock_file"], partial / "lock.txt")
+    (partial / "lock.txt").chmod(0o644)
+    (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def site_packages(release: Path, version: str) -> Path:
-    """Folder of the installed distributions of a release."""
-    return release / "lib" / f"python{version}" / "site-packages"
-
-
-def built_with(release: Path) -> str:
-    """Fingerprint that a release had when it was built; empty when its manifest cannot be read."""
-    try:
-        return str(json.loads((release / MANIFEST).read_text())["fingerprint"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
-def build(release: Path, module: AnsibleModule, version: str) -> None:
-    """Build the release under a temporary name and rename it when it is complete.
+def build(release: Path, options: dict[str, Any], version: str) -> None:
+    """Build the release under a temporary name, and give it its own when it is complete.
 
     :raises BuildError: when a step fails; nothing of the attempt is left then.
     """
-    root = Path(module.params["root"])
     partial = release.parent / f".{release.name}.partial"
-    cache = root / ".cache.partial"
+    cache = Path(options["root"], ".cache.partial")
     for leftover in (partial, cache):
         shutil.rmtree(leftover, ignore_errors=True)
     release.parent.mkdir(parents=True, exist_ok=True)
-    environment = environment_for(module.params["index_url"], module.params["ca_bundle"], str(cache))
     try:
-        uv = str(install_uv(root / "uv", module.params["uv"], module.params["python"], environment))
-        run([uv, "venv", "--quiet", "--relocatable", "--python", module.params["python"], str(partial)], environment)
-        run(
-            [
-                uv,
-                "pip",
-                "sync",
-                "--quiet",
-                "--python",
-                str(partial),
-                "--require-hashes",
-                "--only-binary=:all:",
-                "--compile-bytecode",
-                module.params["lock_file"],
-            ],
-            environment,
-        )
-        # uv leaves its lock behind, writable by everybody.
-        (partial / ".lock").unlink(missing_ok=True)
-        manifest = {
-            "name": release.name,
-            "python": version,
-            "fingerprint": fingerprint(site_packages(partial, version), version),
-        }
-        shutil.copyfile(module.params["lock_file"], partial / "lock.txt")
-        (partial / "lock.txt").chmod(0o644)
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        replaced = release.parent / f".{release.name}.replaced"
-        if release.exists():
-            # One may be left of a run that ended between the renames.
-            shutil.rmtree(replaced, ignore_errors=True)
-            release.rename(replaced)
-        partial.rename(release)
-        shutil.rmtree(replaced, ignore_errors=True)
+        fill(partial, options, version, cache)
+        replace(partial, release)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(cache, ignore_errors=True)
 
 
+def link(path: Path) -> str:
+    """What a symbolic link says; empty where there is none."""
+    return str(path.readlink()) if path.is_symlink() else ""
+
+
+def way_back(root: Path, name: str) -> str:
+    """What ``previous`` must point at when ``current`` points at this release; empty where there was none before."""
+    current = link(root / "current")
+    return link(root / "previous") if current in ("", f"releases/{name}") else current
+
+
 def prune(release: Path, keep: int) -> None:
-    """Remove the oldest releases beyond ``keep``, never this one nor the one that ``current`` points at."""
-    current = release.parent.parent / "current"
-    protected = {release.resolve()} | ({current.resolve()} if current.is_symlink() else set())
+    """Remove the oldest releases beyond ``keep``, never this one, the current or the previous one."""
+    root = release.parent.parent
+    protected = {release.resolve()} | {path.resolve() for name in ("current", "previous") if link(path := root / name)}
     others = [path for path in release.parent.glob("[!.]*") if path.resolve() not in protected]
     others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for old in others[max(0, keep - len(protected)) :]:
@@ -196,6 +230,10 @@ def main() -> None:
             "lock_file": {"type": "path"},
             "uv": {"type": "str", "required": True},
             "python": {"type": "path", "default": "/usr/bin/python3"},
+            "wheels": {"type": "path"},
+            "probe": {"type": "dict"},
+            "wheels_file": {"type": "path"},
+            "no_index": {"type": "bool", "default": False},
             "index_url": {"type": "str", "default": "", "no_log": True},
             "ca_bundle": {"type": "path", "default": "/etc/ssl/certs/ca-certificates.crt"},
             "keep": {"type": "int", "default": 3},
@@ -206,27 +244,26 @@ def main() -> None:
     os.umask(0o022)
     try:
         version = python_version(module.params["python"])
+        state: dict[str, Any] = {"fingerprint": "", "packages": 0, "intact": False}
         before = ""
         if (release / MANIFEST).is_file():
-            before = fingerprint(site_packages(release, version), version)
-            if before != built_with(release):
-                before += " (not the one it was built with)"
-        changed = len(before) != 64
+            state = inspect(release, version)
+            before = f"fingerprint {state['fingerprint']} {describe(state['drift'])}".rstrip() + "\n"
+        changed = not state["intact"]
         if changed and not module.check_mode:
             if not module.params["lock_file"]:
                 module.exit_json(changed=False, lock_wanted=True)
-            build(release, module, version)
+            build(release, module.params, version)
+            state = inspect(release, version)
             prune(release, module.params["keep"])
-        present = not changed or not module.check_mode
-        after = fingerprint(site_packages(release, version), version) if present else ""
+        after = f"fingerprint {state['fingerprint'] if state['intact'] else 'of a new build'}\n"
         module.exit_json(
             changed=changed,
             path=str(release),
-            fingerprint=after,
-            packages=len(distributions(site_packages(release, version))) if present else 0,
-            diff={"before": f"fingerprint {before}\n", "after": f"fingerprint {after or 'of a new build'}\n"}
-            if changed
-            else {},
+            previous=way_back(Path(module.params["root"]), release.name),
+            fingerprint=state["fingerprint"] if state["intact"] else "",
+            packages=state["packages"] if state["intact"] else 0,
+            diff={"before": before, "after": after} if changed else {},
         )
     except (BuildError, OSError) as problem:
         module.fail_json(msg=f"release {release.name}: {problem}")

@@ -22,6 +22,10 @@ options:
     description: The release folder.
     type: path
     required: true
+  compare:
+    description: Only tell whether the database holds the revisions that were found good with O(release).
+    type: bool
+    default: false
   database_url:
     description: URL of the metadata database, as SQLAlchemy takes it.
     type: str
@@ -50,6 +54,10 @@ fresh:
   description: Whether the database was empty before.
   type: bool
   returned: always
+known:
+  description: The revisions that were found good with O(release). Null where it was never used from this host.
+  type: dict
+  returned: with O(compare)
 revisions:
   description: Alembic's revisions in the database by version table.
   type: dict
@@ -122,6 +130,7 @@ def main() -> None:
         argument_spec={
             "command": {"type": "path", "required": True},
             "release": {"type": "path", "required": True},
+            "compare": {"type": "bool", "default": False},
             "database_url": {"type": "str", "required": True, "no_log": True},
         },
         supports_check_mode=True,
@@ -129,7 +138,10 @@ def main() -> None:
     command, release = module.params["command"], Path(module.params["release"])
     try:
         before = revisions(release, module.params["database_url"])
-        if before and before == known_good(release):
+        known = known_good(release)
+        if module.params["compare"]:
+            module.exit_json(changed=False, fresh=not before, revisions=before, known=known)
+        if before and before == known:
             module.exit_json(changed=False, fresh=False, revisions=before)
         # A new database has nothing to ask about.
         current = (

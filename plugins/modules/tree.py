@@ -129,7 +129,6 @@ path:
   type: str
 """
 
-import ctypes
 import grp
 import os
 import pwd
@@ -141,6 +140,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dataops.airflow.plugins.module_utils.exchange import remove, replace
 from ansible_collections.dataops.airflow.plugins.module_utils.tree_digest import (
     ARGUMENT_SPEC,
     DIGEST,
@@ -180,23 +180,6 @@ def wanted_mode(what: str | None) -> int:
 
 def is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
-
-
-def remove(path: Path) -> None:
-    if is_folder(path):
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def exchange(one: Path, other: Path) -> bool:
-    """Swap two paths so that neither is ever missing; False where kernel, libc or file system cannot."""
-    try:
-        renameat2 = ctypes.CDLL(None).renameat2
-    except (AttributeError, OSError):
-        return False
-    at_fdcwd, rename_exchange = -100, 2
-    return bool(renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange) == 0)
 
 
 class Tree:
@@ -257,22 +240,10 @@ class Tree:
                 raise TreeError(f"the unpacked copy is not the source ({differs}); did that change during the run?")
             # One flush for all. A file that a crash tears nevertheless is found by the next run, which reads them all.
             os.sync()
-            self.place(name, partial)
+            replace(partial, self.folder(name))
         except BaseException:
             remove(partial)
             raise
-
-    def place(self, name: str, partial: Path) -> None:
-        target = self.folder(name)
-        if not os.path.lexists(target):
-            partial.rename(target)
-        elif exchange(partial, target):
-            remove(partial)
-        else:
-            old = self.folder(f".{name}.old")
-            target.rename(old)
-            partial.rename(target)
-            remove(old)
 
     def switch(self, name: str) -> None:
         temporary = self.folder(".current.new")

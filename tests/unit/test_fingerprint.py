@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import platform
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
-from ansible_collections.dataops.airflow.plugins.module_utils.fingerprint import distributions, fingerprint
+from ansible_collections.dataops.airflow.plugins.module_utils import fingerprint as module
+from ansible_collections.dataops.airflow.plugins.module_utils.fingerprint import digest, distributions
+
+
+def fingerprint(folder: Path, python: str) -> str:
+    return digest(distributions(folder), python)
 
 
 def install(folder: Path, name: str, version: str, record: str | None = "a.py,sha256=x,1\nb.py,sha256=y,2\n") -> Path:
@@ -50,3 +61,108 @@ def test_every_difference_changes_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     seen.append(fingerprint(tmp_path, "3.11"))
     assert len(set(seen)) == len(seen)
     assert all(len(digest) == 64 for digest in seen)
+
+
+PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def hashed(content: str) -> str:
+    value = base64.urlsafe_b64encode(hashlib.sha256(content.encode()).digest()).rstrip(b"=").decode()
+    return f"sha256={value}"
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """A release with one real package, as `current` points at it."""
+    folder = tmp_path / "releases/3.3.2-abc"
+    packages = module.site_packages(folder, PYTHON)
+    packages.mkdir(parents=True)
+    (packages / "real.py").write_text("a = 1\n")
+    (folder / "bin").mkdir()
+    (folder / "bin/real").write_text("#!/bin/sh\n")
+    record = f"real.py,{hashed('a = 1' + chr(10))},6\n../../../bin/real,{hashed('#!/bin/sh' + chr(10))},10\n"
+    install(packages, "real", "1.0", record + "real-1.0.dist-info/RECORD,,\n")
+    install(packages, "celery", "5.6.2", "celery-5.6.2.dist-info/RECORD,,\n")
+    installed = distributions(packages)
+    (folder / "release.json").write_text(
+        json.dumps({"python": PYTHON, "fingerprint": digest(installed, PYTHON), "distributions": installed})
+    )
+    (tmp_path / "current").symlink_to("releases/3.3.2-abc")
+    (tmp_path / "wanted").write_text("3.3.2-abc\n")
+    return folder
+
+
+def drift(release: Path, deep: bool = False) -> str:
+    found = module.inspect(release, PYTHON, deep)
+    assert found["intact"] is (module.describe(found["drift"]) == "")
+    return module.describe(found["drift"])
+
+
+def test_drift_is_named(release: Path) -> None:
+    packages = module.site_packages(release, PYTHON)
+    assert drift(release) == ""
+    install(packages, "pandas", "2.3.0")
+    (packages / "celery-5.6.2.dist-info").rename(packages / "celery-5.7.0.dist-info")
+    assert drift(release) == "added: pandas 2.3.0; changed: celery 5.6.2 -> 5.7.0"
+    (packages / "celery-5.7.0.dist-info/RECORD").unlink()
+    (packages / "celery-5.7.0.dist-info").rmdir()
+    record = packages / "real-1.0.dist-info/RECORD"
+    record.write_text(record.read_text() + "more.py,,\n")
+    assert drift(release) == "added: pandas 2.3.0; removed: celery 5.6.2; changed: real 1.0 (another list of files)"
+
+
+def test_files_that_were_edited_in_place_are_named(release: Path) -> None:
+    packages = module.site_packages(release, PYTHON)
+    assert drift(release, deep=True) == ""
+    (packages / "real.py").write_text("a = 2\n")
+    (packages / "stray.py").touch()
+    (packages / "__pycache__").mkdir()
+    (packages / "__pycache__/real.cpython-311.pyc").touch()
+    assert drift(release) == "", "this costs no time at a start; verify.yml looks deeper"
+    assert drift(release, deep=True) == "edited: no package: stray.py, real: real.py was edited"
+    (packages / "real.py").unlink()
+    (release / "bin/real").write_text("#!/bin/other\n")
+    told = drift(release, deep=True)
+    assert "real: real.py is missing" in told and "bin/real was edited" in told
+
+
+def start(release: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Start a command through the gate, as a unit does."""
+    top = release.parents[1]
+    argv = [sys.executable, "-I", "-S", str(module.__file__), str(top / "current"), str(top / "wanted"), *command]
+    return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+
+def test_the_gate_becomes_the_command(release: Path) -> None:
+    begun = time.monotonic()
+    done = start(release, "/bin/echo", "celery", "worker")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "celery worker\n", "")
+    assert time.monotonic() - begun < 1
+
+
+def test_the_gate_refuses_what_is_not_the_clusters(release: Path) -> None:
+    top = release.parents[1]
+    install(module.site_packages(release, PYTHON), "pandas", "2.3.0")
+    done = start(release, "/bin/echo", "worker")
+    assert (done.returncode, done.stdout) == (module.REFUSED, "")
+    for word in ("echo worker is not started", "added: pandas 2.3.0", "site.yml"):
+        assert word in done.stderr
+    (top / "wanted").write_text("3.3.2-def\n")
+    assert "the cluster runs 3.3.2-def" in start(release, "/bin/echo").stderr
+    (top / "wanted").unlink()
+    done = start(release, "/bin/echo")
+    assert done.returncode == module.REFUSED and "wanted" in done.stderr
+
+
+def test_the_gate_refuses_another_python(release: Path) -> None:
+    manifest = json.loads((release / "release.json").read_text())
+    (release / "release.json").write_text(json.dumps({**manifest, "python": "3.9"}))
+    done = start(release, "/bin/echo")
+    assert done.returncode == module.REFUSED and f"built for Python 3.9; this host has {PYTHON} now" in done.stderr
+
+
+def test_the_gate_refuses_a_changed_manifest(release: Path) -> None:
+    for text in ("", "{}", "[]"):
+        (release / "release.json").write_text(text)
+        done = start(release, "/bin/echo")
+        assert done.returncode == module.REFUSED and "Traceback" not in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,8 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.testing import patch_module_args
 from ansible.parsing.dataloader import DataLoader
 from ansible_collections.dataops.airflow.plugins.action import release as action
+from ansible_collections.dataops.airflow.plugins.module_utils import exchange
+from ansible_collections.dataops.airflow.plugins.module_utils.installer import BuildError
 from ansible_collections.dataops.airflow.plugins.modules import release as module
 
 INDEX = "https://robot:s3cr3t-token@packages.example.org/simple"
@@ -209,7 +212,7 @@ def test_a_failed_rebuild_leaves_the_release(host: Path, call: Call) -> None:
     assert releases(host) == ["3.3.2-abc"] and (packages(host) / "celery-5.5.dist-info").exists()
 
 
-@pytest.mark.parametrize("moment", ["venv", "pip sync", "manifest", "rename", "cleanup"])
+@pytest.mark.parametrize("moment", ["venv", "pip sync", "manifest", "replace", "cleanup"])
 def test_an_interrupted_build_is_started_over(
     host: Path, call: Call, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,7 +227,7 @@ def test_an_interrupted_build_is_started_over(
         def __init__(self) -> None:
             killed.append(moment)
 
-    real_run, real_rename, real_rmtree = module.run, Path.rename, module.shutil.rmtree
+    real_run, real_replace, real_rmtree = module.run, module.replace, module.shutil.rmtree
 
     def run(argv: list[str], environment: dict[str, str]) -> str:
         output = real_run(argv, environment)
@@ -232,10 +235,13 @@ def test_an_interrupted_build_is_started_over(
             raise Killed
         return output
 
-    def rename(self: Path, target: Path) -> Path:
-        if moment == "rename" and self.name.endswith(".partial"):
+    def replace(new: Path, target: Path) -> None:
+        if moment == "replace":
             raise Killed
-        return real_rename(self, target)
+        real_replace(new, target)
+
+    def remove(path: Path) -> None:
+        raise Killed
 
     def copyfile(source: str, target: Path) -> None:
         if moment == "manifest":
@@ -243,14 +249,14 @@ def test_an_interrupted_build_is_started_over(
         Path(target).write_bytes(Path(source).read_bytes())
 
     def rmtree(path: Path, **options: Any) -> None:
-        if str(path).endswith(".replaced") and moment == "cleanup" and path.exists():
-            raise Killed
         if not killed:
             real_rmtree(path, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "run", run)
-        patch.setattr(Path, "rename", rename)
+        patch.setattr(module, "replace", replace)
+        if moment == "cleanup":
+            patch.setattr(exchange, "remove", remove)
         patch.setattr(module.shutil, "copyfile", copyfile)
         patch.setattr(module.shutil, "rmtree", rmtree)
         with pytest.raises(Killed):
@@ -286,6 +292,76 @@ def test_retention_keeps_the_newest_and_the_current(host: Path, call: Call) -> N
     call(name="f", keep=1)
     assert releases(host) == ["a", "f"]
     assert (host / "opt/current").resolve().name == "a"
+
+
+def test_the_way_back_is_told_and_kept(host: Path, call: Call) -> None:
+    def switch(link: str, name: str) -> None:
+        (host / "opt" / link).unlink(missing_ok=True)
+        (host / "opt" / link).symlink_to(f"releases/{name}")
+
+    assert call(name="a")["previous"] == "", "there was none before the first"
+    switch("current", "a")
+    assert call(name="a")["previous"] == "", "nothing is left"
+    assert call(name="b", check=True)["previous"] == "releases/a"
+    assert call(name="b", keep=1)["previous"] == "releases/a"
+    switch("current", "b")
+    switch("previous", "a")
+    assert call(name="b")["previous"] == "releases/a", "a run without a switch forgets nothing"
+    assert call(name="c", keep=1)["previous"] == "releases/b"
+    assert releases(host) == ["a", "b", "c"], "until the switch, the old way back is the way back"
+    assert call(name="b")["previous"] == "releases/a", "nor does a run that ended before the switch"
+
+
+def test_a_rebuilt_release_is_another_one(host: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ran with the drifted packages is restarted, because release.json changed."""
+    call()
+    before = (host / "opt/releases/3.3.2-abc/release.json").read_text()
+    (packages(host) / "pandas-1.0.dist-info").mkdir()
+    monkeypatch.setattr(module.time, "strftime", lambda *_: "later")
+    done = call(_ansible_diff=True)
+    assert (host / "opt/releases/3.3.2-abc/release.json").read_text() != before
+    assert "added: pandas 1.0" in done["diff"]["before"]
+
+
+def tar_of(host: Path, *names: str) -> str:
+    """A bundle as the action plugin sends it."""
+    with tarfile.open(host / "wheels.tar", "w") as tar:
+        for name in names:
+            (host / Path(name).name).write_text(name)
+            tar.add(host / Path(name).name, name)
+    return str(host / "wheels.tar")
+
+
+def test_wheels_that_were_sent_are_used(host: Path, call: Call) -> None:
+    call(wheels_file=tar_of(host, "uv-0.0.1-py3-none-any.whl", "boto3-1-py3-none-any.whl"), no_index=True)
+    lines = log(host)
+    for word in ("pip install", "pip sync"):
+        line = next(line for line in lines if word in line)
+        assert "--find-links" in line and "--no-index" in line
+    assert not (host / "opt/.cache.partial").exists()
+    assert call(wheels_file=None, no_index=True)["changed"] is False
+
+
+def test_a_bundle_writes_nowhere_else(host: Path) -> None:
+    assert module.unpack(tar_of(host, "../evil.whl", "a.whl"), host / "to") == ["--find-links", str(host / "to")]
+    assert [path.name for path in (host / "to").iterdir()] == ["a.whl"] and not (host / "evil.whl.x").exists()
+    assert module.unpack(None, host / "no") == []
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(host: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = call()
+    real_run = module.run
+
+    def run(argv: list[str], environment: dict[str, str]) -> str:
+        if "sync" in argv:
+            (host / "opt/releases/.3.3.2-def.partial/half").write_text("written")
+            raise BuildError("uv pip failed (2): No space left on device (os error 28)")
+        return real_run(argv, environment)
+
+    monkeypatch.setattr(module, "run", run)
+    answer = call(name="3.3.2-def")
+    assert answer["failed"] and "No space left on device" in answer["msg"]
+    assert releases(host) == ["3.3.2-abc"] and call()["fingerprint"] == first["fingerprint"]
 
 
 def test_a_missing_interpreter_is_a_failure(call: Call) -> None:

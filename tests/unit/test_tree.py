@@ -24,7 +24,7 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.testing import patch_module_args
 from ansible.parsing.dataloader import DataLoader
 from ansible_collections.dataops.airflow.plugins.action import tree as action
-from ansible_collections.dataops.airflow.plugins.module_utils import tree_digest
+from ansible_collections.dataops.airflow.plugins.module_utils import exchange, tree_digest
 from ansible_collections.dataops.airflow.plugins.module_utils.tree_digest import DEFAULT_EXCLUDE
 from ansible_collections.dataops.airflow.plugins.modules import tree as module
 
@@ -259,7 +259,7 @@ def test_hand_edited_is_replaced(
     src: Path, tmp_path: Path, deliver: Deliver, monkeypatch: pytest.MonkeyPatch, swap: bool
 ) -> None:
     if not swap:
-        monkeypatch.setattr(module, "exchange", lambda one, other: False)
+        monkeypatch.setattr(exchange, "exchange", lambda one, other: False)
     dest, current = tmp_path / "dest", tmp_path / "dest/current"
     first = deliver()
     (current / "a.py").write_text("edited\n")
@@ -280,9 +280,9 @@ def test_hand_edited_is_replaced(
 def test_exchange_swaps_here(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").write_text("b")
-    if module.exchange(tmp_path / "a", tmp_path / "b"):  # not every file system can
+    if exchange.exchange(tmp_path / "a", tmp_path / "b"):  # not every file system can
         assert (tmp_path / "b").is_dir() and (tmp_path / "a").read_text() == "b"
-    assert not module.exchange(tmp_path / "a", tmp_path / "missing")
+    assert not exchange.exchange(tmp_path / "a", tmp_path / "missing")
 
 
 def test_wrong_mode_is_repaired_and_caches_are_not_ours(src: Path, tmp_path: Path, deliver: Deliver) -> None:
@@ -331,7 +331,7 @@ def test_interrupted(src: Path, tmp_path: Path, deliver: Deliver, monkeypatch: p
         if moment == "fill":
             patch.setattr(shutil, "copyfileobj", mock.Mock(side_effect=OSError(28, "No space left on device")))
         elif moment == "place":
-            patch.setattr(module.Tree, "place", mock.Mock(side_effect=OSError(5, "I/O error")))
+            patch.setattr(module, "replace", mock.Mock(side_effect=OSError(5, "I/O error")))
         else:
             patch.setattr(Path, "replace", mock.Mock(side_effect=OSError(5, "I/O error")))
         with mock.patch.object(action, "archive", wraps=lambda *args: pack_first(*args)):
