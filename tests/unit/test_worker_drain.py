@@ -1,0 +1,280 @@
+"""worker_drain: what a worker is told, how long is waited, what counts as a task, and the talk with Celery."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.dataops.airflow.plugins.module_utils.celery_worker import BrokerError, Look, talk
+from ansible_collections.dataops.airflow.plugins.modules import worker_drain
+
+QUEUES = ["default", "worker1"]
+SECRET = "redis://airflow:s3cr3t-broker@db1/0"  # noqa: S105
+TOKEN = "t0ken-of-a-task"  # noqa: S105
+
+
+def task(number: int = 1, **more: Any) -> dict[str, Any]:
+    """A task as a look tells it."""
+    return {"id": f"id-{number}", "dag_id": "d", "run_id": "r", "task_id": f"t{number}", "map_index": -1, **more}
+
+
+class Fake:
+    """A worker with its queues, and the time that each of its tasks still takes.
+
+    :ivar told: what it was told, in order: ``(cancel, add)``, without the looks.
+    """
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.queues = list(QUEUES)
+        self.ends: dict[int, float] = {}
+        self.told: list[tuple[list[str], list[str]]] = []
+        self.obeys = True
+        self.looks = 0
+        # By the number of the look.
+        self.events: dict[int, Callable[[], None]] = {}
+        self.silent: Callable[[], bool] = lambda: False
+        self.broken: Callable[[], bool] = lambda: False
+
+    def __call__(self, *_where: str, cancel: Sequence[str] = (), add: Sequence[str] = ()) -> Look | None:
+        self.looks += 1
+        self.events.get(self.looks, lambda: None)()
+        if self.broken():
+            raise BrokerError("Connection refused.")
+        if self.silent():
+            return None
+        if cancel or add:
+            self.told.append((list(cancel), list(add)))
+        # Celery obeys a moment after it has answered.
+        before = list(self.queues)
+        if self.obeys:
+            self.queues = [queue for queue in self.queues if queue not in cancel] + list(add)
+        return Look(before, [task(number) for number, end in self.ends.items() if end > self.now])
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += seconds
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    """A worker instead of Celery, and a clock that is moved by waiting only."""
+    worker = Fake()
+    monkeypatch.setattr(worker_drain, "talk", worker)
+    monkeypatch.setattr(time, "monotonic", lambda: worker.now)
+    monkeypatch.setattr(time, "sleep", worker.sleep)
+    return worker
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """Run the module in this process; its JSON answer."""
+
+    def run(state: str = "drained", **options: Any) -> dict[str, Any]:
+        capsys.readouterr()
+        arguments = {"worker": "celery@worker1", "state": state, "broker_url": SECRET, **options}
+        with patch_module_args(arguments), pytest.raises(SystemExit):
+            worker_drain.main()
+        answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return answer
+
+    return run
+
+
+def test_it_stops_consuming_and_waits_for_the_tasks(fake: Fake, call: Any) -> None:
+    fake.ends = {1: 1040, 2: 1003}
+    answer = call()
+    assert answer["changed"] is True and answer["queues"] == QUEUES
+    assert fake.told == [(QUEUES, [])] and fake.queues == []
+    assert fake.now >= 1040 and answer["waited"] >= 40
+    assert fake.now <= 1050
+    assert answer["running"] == [] and answer["finished"] == ["d.t1 of r", "d.t2 of r"]
+
+
+def test_a_second_call_changes_nothing(fake: Fake, call: Any) -> None:
+    fake.queues = []
+    answer = call()
+    assert answer["changed"] is False and answer["queues"] == [] and fake.told == []
+
+
+def test_a_message_that_was_on_its_way_is_waited_for(fake: Fake, call: Any) -> None:
+    fake.events = {4: lambda: fake.ends.update({7: fake.now + 20})}
+    assert call()["waited"] >= 20
+
+
+def test_a_worker_that_was_started_anew_is_told_again(fake: Fake, call: Any) -> None:
+    fake.ends = {1: 1060}
+    fake.events = {6: lambda: fake.queues.extend(QUEUES)}
+    call()
+    assert fake.told == [(QUEUES, []), (QUEUES, [])] and fake.queues == []
+
+
+def test_the_deadline_names_the_tasks(fake: Fake, call: Any) -> None:
+    fake.ends = {1: 1100, 2: 1003}
+    answer = call(timeout=5)
+    assert answer["failed"] is True and "d.t1 of r" in answer["msg"] and "t2" not in answer["msg"]
+    assert answer["running"] == [task(1)] and answer["queues"] == QUEUES
+    assert 5 <= answer["waited"] < 7
+
+
+def test_no_deadline_waits_for_days(fake: Fake, call: Any) -> None:
+    fake.ends = {1: 1000 + 86400 * 3}
+    assert "failed" not in call(timeout=0)
+
+
+def test_a_worker_that_does_not_obey_fails(fake: Fake, call: Any) -> None:
+    fake.obeys = False
+    answer = call(timeout=5)
+    assert answer["failed"] is True and "consumes from default, worker1" in answer["msg"]
+
+
+def test_it_may_leave_the_tasks_running(fake: Fake, call: Any) -> None:
+    fake.ends = {1: 9999}
+    answer = call(wait=False)
+    assert "failed" not in answer and fake.queues == [] and answer["running"] == [task(1)] and answer["waited"] < 5
+
+
+def test_check_mode_only_looks(fake: Fake, call: Any) -> None:
+    fake.ends = {1: 9999}
+    answer = call(_ansible_check_mode=True)
+    assert answer["changed"] is True and answer["running"] == [task(1)] and answer["queues"] == QUEUES
+    assert fake.told == [] and fake.looks == 1
+    fake.queues = []
+    assert call(_ansible_check_mode=True)["changed"] is False
+    assert call("consuming", queues=QUEUES, _ansible_check_mode=True)["changed"] is True
+    assert fake.told == []
+
+
+def test_a_worker_that_does_not_answer_is_gone(fake: Fake, call: Any) -> None:
+    fake.silent = lambda: True
+    answer = call(patience=10)
+    assert answer["failed"] is True and answer["gone"] is True and "is gone" in answer["msg"]
+    assert 10 <= answer["waited"] < 12 and answer["changed"] is False
+    accepted = call(patience=10, gone="accept")
+    assert "failed" not in accepted and accepted["gone"] is True and accepted["running"] == []
+
+
+def test_a_broker_that_is_away_for_a_while_is_waited_for(fake: Fake, call: Any) -> None:
+    fake.ends = {1: 1060}
+    fake.broken = lambda: 1010 < fake.now < 1030
+    assert "failed" not in call(patience=25)
+    fake.now, fake.queues, fake.ends = 1000.0, list(QUEUES), {1: 1060}
+    answer = call(patience=5)
+    assert answer["gone"] is True and "Connection refused" in answer["msg"] and answer["running"] == [task(1)]
+
+
+def test_it_consumes_again(fake: Fake, call: Any) -> None:
+    fake.queues = ["default"]
+    answer = call("consuming", queues=QUEUES, timeout=10)
+    assert answer["changed"] is True and answer["queues"] == ["default"]
+    assert fake.told == [([], ["worker1"])] and fake.queues == QUEUES
+    assert call("consuming", queues=QUEUES, timeout=10)["changed"] is False
+
+
+def test_consuming_has_a_deadline(fake: Fake, call: Any) -> None:
+    fake.queues, fake.obeys = [], False
+    answer = call("consuming", queues=QUEUES, timeout=3)
+    assert answer["failed"] is True and "does not consume from default, worker1" in answer["msg"]
+
+
+def test_times_are_not_negative(fake: Fake, call: Any) -> None:
+    assert call(timeout=-1)["failed"] is True and fake.looks == 0
+
+
+@pytest.mark.parametrize(
+    ("known", "name"),
+    [
+        (task(1), "d.t1 of r"),
+        (task(1, map_index=4), "d.t1[4] of r"),
+        ({"id": "x", "dag_id": None}, "Celery's x"),
+    ],
+)
+def test_titles(known: dict[str, Any], name: str) -> None:
+    assert worker_drain.title(known) == name
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> str:
+    """An interpreter whose Celery keeps what it is told in a file, and breaks at a broker called `broken`."""
+    package = tmp_path / "celery"
+    package.mkdir()
+    ti = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": 2}
+    airflow = {"id": "one", "args": [json.dumps({"token": TOKEN, "ti": ti})]}
+    (package / "__init__.py").write_text(
+        "import json, pathlib, types\n"
+        f"STATE = pathlib.Path({str(tmp_path / 'state')!r})\n"
+        f"AIRFLOW = {airflow!r}\n"
+        "OTHER = {'id': 'two', 'args': 'cut off...'}\n"
+        "class Celery:\n"
+        "    def __init__(self, broker):\n"
+        "        self.broker, self.conf = broker, types.SimpleNamespace()\n"
+        "        self.control = self\n"
+        "    def tell(self, *what, destination, timeout, limit, reply):\n"
+        "        assert reply and limit == 1 and destination == ['celery@worker1']\n"
+        "        with STATE.open('a') as file:\n"
+        "            print(*what, file=file)\n"
+        "    def cancel_consumer(self, queue, **how):\n"
+        "        self.tell('cancel', queue, **how)\n"
+        "    def add_consumer(self, queue, **how):\n"
+        "        self.tell('add', queue, **how)\n"
+        "    def inspect(self, destination, timeout, limit):\n"
+        "        if 'broken' in self.broker:\n"
+        "            raise OSError('WRONGPASS invalid username-password pair')\n"
+        "        assert self.conf.broker_connection_retry is False and 's3cr3t' in self.broker\n"
+        "        self.known = destination == ['celery@worker1']\n"
+        "        return self\n"
+        "    def answer(self, what):\n"
+        "        return {'celery@worker1': what} if self.known else None\n"
+        "    def active_queues(self):\n"
+        "        return self.answer([{'name': 'default'}])\n"
+        "    def active(self):\n"
+        "        return self.answer([AIRFLOW])\n"
+        "    def reserved(self):\n"
+        "        return self.answer([OTHER])\n"
+        "    def scheduled(self):\n"
+        "        return self.answer([{'eta': None, 'request': {'id': 'three', 'args': []}}, {'request': AIRFLOW}])\n"
+    )
+    wrapper = tmp_path / "python"
+    wrapper.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
+    wrapper.chmod(0o755)
+    return str(wrapper)
+
+
+def test_every_kind_of_task_is_told_once_and_without_its_token(python: str) -> None:
+    look = talk(python, SECRET, "celery@worker1")
+    assert look is not None and look.queues == ["default"]
+    unknown = {"dag_id": None, "run_id": None, "task_id": None, "map_index": None}
+    assert look.tasks == [
+        {"id": "one", "dag_id": "d", "run_id": "r", "task_id": "t", "map_index": 2},
+        {"id": "two", **unknown},
+        {"id": "three", **unknown},
+    ]
+    assert TOKEN not in json.dumps(look.tasks)
+
+
+def test_each_queue_is_told(python: str, tmp_path: Path) -> None:
+    talk(python, SECRET, "celery@worker1", cancel=["a", "b"], add=["c"])
+    assert (tmp_path / "state").read_text().splitlines() == ["cancel a", "cancel b", "add c"]
+
+
+def test_nobody_answers(python: str) -> None:
+    assert talk(python, SECRET, "celery@other") is None
+
+
+def test_the_broker_refuses(python: str) -> None:
+    with pytest.raises(BrokerError, match="OSError: WRONGPASS"):
+        talk(python, SECRET + "broken", "celery@worker1")
+
+
+def test_the_password_is_no_argument(tmp_path: Path) -> None:
+    spy = tmp_path / "spy"
+    spy.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\necho null\n')
+    spy.chmod(0o755)
+    assert talk(str(spy), SECRET, "celery@worker1") is None
+    assert "s3cr3t" not in (tmp_path / "arguments").read_text()
