@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import subprocess
 import time
 import urllib.error
@@ -92,6 +93,20 @@ class Cluster:
         return found
 
 
+def restarted(before, after) -> set[str]:
+    """Services that became active anew, as host/unit."""
+    return {
+        f"{host}/{unit.removesuffix('.service')}"
+        for (host, unit), stamp in after.items()
+        if before.get((host, unit)) != stamp
+    }
+
+
+def changes(output: str) -> int:
+    """Sum of the changes that a run reports."""
+    return sum(int(count) for count in re.findall(r"changed=(\d+)", output))
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Cluster:
     """The cluster of this scenario."""
@@ -119,14 +134,23 @@ class Api:
         except urllib.error.HTTPError as refusal:
             return refusal.code, refusal.read().decode()
 
-    def run_dag(self, dag: str, timeout: float = 120) -> list[dict[str, Any]]:
-        """Unpause and trigger a DAG, wait for its success and return its task instances."""
-        self.ask("PATCH", f"/api/v2/dags/{dag}", {"is_paused": False})
+    def start_dag(self, dag: str) -> str:
+        """Unpause and trigger a DAG; the path of the run."""
+        wait_until(lambda: self.ask("PATCH", f"/api/v2/dags/{dag}", {"is_paused": False})[0] == 200, 60)
         status, run = self.ask("POST", f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None})
         assert status == 200, run
-        path = f"/api/v2/dags/{dag}/dagRuns/{urllib.request.quote(run['dag_run_id'], safe='')}"
-        wait_until(lambda: self.ask("GET", path)[1]["state"] in ("success", "failed"), timeout)
-        tasks: list[dict[str, Any]] = self.ask("GET", f"{path}/taskInstances?limit=100")[1]["task_instances"]
+        return f"/api/v2/dags/{dag}/dagRuns/{urllib.request.quote(run['dag_run_id'], safe='')}"
+
+    def tasks(self, run: str) -> list[dict[str, Any]]:
+        """Task instances of a run."""
+        found: list[dict[str, Any]] = self.ask("GET", f"{run}/taskInstances?limit=100")[1]["task_instances"]
+        return found
+
+    def run_dag(self, dag: str, timeout: float = 120) -> list[dict[str, Any]]:
+        """Unpause and trigger a DAG, wait for its success and return its task instances."""
+        run = self.start_dag(dag)
+        wait_until(lambda: self.ask("GET", run)[1]["state"] in ("success", "failed"), timeout)
+        tasks = self.tasks(run)
         assert {task["state"] for task in tasks} == {"success"}, tasks
         return tasks
 

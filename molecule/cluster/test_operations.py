@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import time
 from urllib.parse import quote
 
-from conftest import INVENTORY, TOP, Api, basic, status_of, wait_until
+from conftest import INVENTORY, TOP, Api, basic, changes, restarted, status_of, wait_until
 
 CHANGE = "group_vars/all/zzz_change.yml"
-
-
-def restarted(before, after) -> set[str]:
-    """Services that became active anew, as host/unit."""
-    return {
-        f"{host}/{unit.removesuffix('.service')}"
-        for (host, unit), stamp in after.items()
-        if before.get((host, unit)) != stamp
-    }
-
-
-def changes(output: str) -> int:
-    """Sum of the changes that a run reports."""
-    return sum(int(count) for count in re.findall(r"changed=(\d+)", output))
 
 
 def test_check_mode_finds_nothing(cluster):
@@ -47,6 +32,9 @@ def test_changed_secret_restarts_its_readers_and_stays_secret(cluster):
             assert form not in output, f"{name} is in the output of -vvv"
     url = f"http://{cluster.address('control1')}:5555/workers"
     assert status_of(url, basic("admin", new)) == 200
+    cluster.change(CHANGE, "---\n")
+    cluster.play("site.yml")
+    assert status_of(url, basic("admin", new)) == 401
 
 
 def test_check_mode_does_not_ask_what_is_not_there_yet(cluster):
@@ -137,6 +125,34 @@ def test_taken_port_is_refused(cluster):
         control.check_output("systemctl stop squatter")
     cluster.play("site.yml")
     assert control.service("airflow-flower").is_running
+
+
+def test_foreign_system_is_refused(cluster):
+    worker = cluster.host("worker2")
+    worker.check_output(
+        "sed --in-place=.own 's/^VERSION_ID=.*/VERSION_ID=\"11\"/; s/12 (bookworm)/11/' /usr/lib/os-release"
+    )
+    try:
+        output = cluster.play("site.yml", succeeds=False)
+    finally:
+        worker.check_output("mv /usr/lib/os-release.own /usr/lib/os-release")
+    for word in ("operating system of worker2", "Debian GNU/Linux 11", "Debian 12", "remedy:"):
+        assert word in output, word
+    assert changes(output) == 0
+
+
+def test_clock_that_is_off_is_refused(cluster):
+    """The hosts of a lab share one clock, so the probe on one of them is told another time."""
+    worker = cluster.host("worker2")
+    worker.check_output("apt-get install -y -qq --no-install-recommends faketime")
+    late = "printf '#!/bin/sh\\nexec faketime -f +60s /usr/bin/python3 \"$@\"\\n' > /usr/local/bin/late"
+    worker.check_output(f"{late} && chmod 0755 /usr/local/bin/late")
+    cluster.change("host_vars/worker2.yml", "---\nansible_python_interpreter: /usr/local/bin/late\n")
+    output = cluster.play("site.yml", succeeds=False)
+    cluster.change("host_vars/worker2.yml", "---\n")
+    for word in ("clocks", "worker2 is 60", "ahead of the controller", "chrony", "remedy:"):
+        assert word in output, word
+    assert changes(output) == 0
 
 
 def test_added_worker_restarts_no_other(cluster):

@@ -54,5 +54,5 @@ def test_moved_component_leaves_nothing_behind(cluster):
     cluster.play("site.yml")
     assert control.service("airflow-triggerer").is_running
     left = cluster.host("worker1").check_output("ls /etc/airflow").split()
-    assert sorted(left) == ["python", "worker.cfg", "worker.env"]
+    assert sorted(left) == ["python", "release", "worker.cfg", "worker.env"]
     cluster.play("playbooks/verify.yml")

@@ -4,13 +4,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible.template import Templar
 from ansible_collections.dataops.airflow.plugins.module_utils.host_rules import check_hosts
-from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import report
+from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import AIRFLOW_GROUPS, Problem, report
+from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import Lock, LockError, parse
+from ansible_collections.dataops.airflow.plugins.module_utils.wheelhouse import check_wheelhouse, targets_of
 
+AIRFLOW = Path(__file__).resolve().parents[2] / "roles" / "airflow"
 REGISTERED = "__cluster_probe"
 """The variable that the result of `dataops.airflow.host_probe` is registered in."""
 
@@ -46,7 +51,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             probes,
             variables["groups"],
             None if minimum is None else {path: int(size) for path, size in minimum.items()},
+            self._lock(variables, probes),
         )
+        problems += self._check_wheelhouse(variables, probes)
         if problems:
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
             raise AnsibleActionFail(
@@ -54,3 +61,46 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             )
         result.update(changed=False, msg=f"The hosts are fit for the cluster: {len(probes)} probed.")
         return result
+
+    def _settings(self, variables: dict[str, Any], probes: dict[str, dict[str, Any]]) -> Templar | None:
+        """Return what the role airflow sees on its first probed host; None where no such host was probed.
+
+        What is read of it is equal on all hosts. The role's variables are not among those of preflight's play.
+        """
+        host = next((host for host in probes if host in self._members(variables)), None)
+        if host is None:
+            return None
+        defaults, constants = (
+            self._loader.load_from_file(str(AIRFLOW / part / "main.yml"), trusted_as_template=True)
+            for part in ("defaults", "vars")
+        )
+        own = variables["hostvars"].raw_get(host)
+        return Templar(loader=self._loader, variables={**defaults, **own, **constants, "role_path": str(AIRFLOW)})
+
+    def _members(self, variables: dict[str, Any]) -> set[str]:
+        return {host for group in AIRFLOW_GROUPS for host in variables["groups"].get(group, ())}
+
+    def _lock_path(self, settings: Templar) -> Path:
+        return Path(self._loader.path_dwim(settings.template(settings.available_variables["airflow_lock"])))
+
+    def _lock(self, variables: dict[str, Any], probes: dict[str, dict[str, Any]]) -> Lock | None:
+        """Return the lock; None where there is none to be read, which is for dataops.airflow.validate_inventory."""
+        settings = self._settings(variables, probes)
+        try:
+            return parse(self._lock_path(settings).read_text(encoding="utf-8")) if settings else None
+        except (OSError, UnicodeError, LockError):
+            return None
+
+    def _check_wheelhouse(self, variables: dict[str, Any], probes: dict[str, dict[str, Any]]) -> list[Problem]:
+        """Check the wheelhouse of the site, if it has one, against what the hosts are."""
+        settings = self._settings(variables, probes)
+        folder = settings.template(settings.available_variables["airflow_wheelhouse"]) if settings else ""
+        if not settings or not folder:
+            return []
+        members = self._members(variables)
+        return check_wheelhouse(
+            Path(self._loader.path_dwim(folder)),
+            self._lock_path(settings),
+            targets_of(probe for host, probe in probes.items() if host in members),
+            (AIRFLOW / "files" / "locks" / "uv.txt").read_text(encoding="utf-8"),
+        )

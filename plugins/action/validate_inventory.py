@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         failures: dict[str, dict[str, str]] = {}
         origins: dict[str, dict[str, str]] = {}
         templated_defaults: Values = {}
+        role_path = {"role_path": str(roles["airflow"])}  # the one role whose defaults speak of its files
         groups = {name: list(members) for name, members in task_vars["groups"].items()}
         for host in rules.Inventory(groups, {}).hosts:
             set_here = manager.get_vars(host=hostvars._inventory.get_host(host), include_hostvars=False)
@@ -86,21 +87,24 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 except Exception as error:  # whatever a user's template raises is a problem to report
                     failures[host][name] = _reason(name, raw, error)
             if not templated_defaults:
-                templated_defaults = _template_what_works(templar, defaults)
+                templated_defaults = _template_what_works(
+                    Templar(loader=self._loader, variables={**context, **role_path}), defaults
+                )
 
         paths = {path: _kind(self._loader.path_dwim(path)) for path in rules.local_paths(variables)}
-        locks = {
-            path.stem.removeprefix("airflow-"): _lock_extras(path)
-            for path in sorted(roles["airflow"].glob("files/locks/airflow-*.txt"))
-        }
+        locks = [
+            path.stem.removeprefix("airflow-") for path in sorted(roles["airflow"].glob("files/locks/airflow-*.txt"))
+        ]
+        inventory = rules.Inventory(groups, variables, failures, origins, paths, ignored)
+        lock = inventory.value("airflow_lock", {}) or templated_defaults.get("airflow_lock")
+        lock = self._loader.path_dwim(lock) if isinstance(lock, str) and lock else ""
         return (
-            rules.Inventory(groups, variables, failures, origins, paths, ignored),
+            replace(inventory, lock=lock, lock_text=_text(lock)),
             rules.Catalogue(
                 options={role: options for role, path in roles.items() if (options := _options(path))},
                 constants={name: role for role, values in constants_of.items() for name in values},
                 defaults=templated_defaults,
-                locks=list(locks),
-                lock_extras={version: extras for version, extras in locks.items() if extras},
+                locks=locks,
             ),
         )
 
@@ -113,12 +117,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return values
 
 
-def _lock_extras(lock: Path) -> list[str]:
-    """Return the extras that a shipped lock was made with, from its header; nothing where it names none."""
-    with lock.open(encoding="utf-8") as lines:
-        header = itertools.takewhile(lambda line: line.startswith("#"), lines)
-        named = [line.partition("# extras:")[2] for line in header if line.startswith("# extras:")]
-    return [extra.strip() for extra in named[0].split(",")] if named else []
+def _text(path: str) -> str | None:
+    """Return the text of a file; None where there is none, or it is not text."""
+    try:
+        return Path(path).read_text(encoding="utf-8") if path else None
+    except (OSError, UnicodeError):
+        return None
 
 
 def _options(role: Path) -> Values:

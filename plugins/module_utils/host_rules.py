@@ -14,16 +14,19 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import AIRFLOW_GROUPS, GROUPS, Problem
+from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import (
+    AIRFLOW_GROUPS,
+    GROUPS,
+    LOCK_COMMAND,
+    Problem,
+)
+from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import PYTHON_MINORS, Lock, unfit_for
 
 Probe = Mapping[str, Any]
 Probes = Mapping[str, Probe]
 
 SYSTEMS = {"debian": ("12", "13"), "ubuntu": ("24.04",)}
 """Operating systems: id -> versions."""
-
-PYTHON_MINORS = (10, 13)
-"""First and last minor version of Python 3 that the locks are made for."""
 
 MINIMUM_SYSTEMD = 245
 MAXIMUM_CLOCK_DIFFERENCE = 5.0
@@ -38,7 +41,10 @@ MINIMUM_FREE = 2 * 1024**3
 
 
 def check_hosts(
-    probes: Probes, groups: Mapping[str, Sequence[str]], minimum_free: Mapping[str, int] | None = None
+    probes: Probes,
+    groups: Mapping[str, Sequence[str]],
+    minimum_free: Mapping[str, int] | None = None,
+    lock: Lock | None = None,
 ) -> list[Problem]:
     """Return everything that is wrong with the probed hosts; an empty list means that they are fit.
 
@@ -47,6 +53,7 @@ def check_hosts(
     :param groups: group -> names of its members.
     :param minimum_free: path -> bytes that must be free, on each host whose probe has the path or a parent of it.
         None: 2 GiB for `RELEASES` on hosts that get an Airflow environment.
+    :param lock: what these hosts are to install. None: not known, and not checked.
     """
     probes = _members(probes, groups, GROUPS)
     airflow = _members(probes, groups, AIRFLOW_GROUPS)
@@ -55,6 +62,7 @@ def check_hosts(
         *check_systems(probes),
         *check_systemd(probes),
         *check_python(airflow),
+        *(check_lock(airflow, lock) if lock else ()),
         *check_clocks(probes),
         *check_ports(probes),
         *check_names(probes),
@@ -140,10 +148,37 @@ def check_python(airflow: Probes) -> list[Problem]:
                     for host in hosts_by_version[version]
                 ),
                 "one minor version on all hosts that run Airflow, as they share one environment",
-                "use hosts with one release of one operating system",
+                "use hosts with one release of one operating system, or set airflow_python to an interpreter of one "
+                "minor version that all of them have",
             )
         )
     return problems
+
+
+def check_lock(airflow: Probes, lock: Lock) -> list[Problem]:
+    """Check that the lock was made for the Python and the machine of each host that installs it."""
+    first, last = PYTHON_MINORS
+    hosts_by_reason: dict[tuple[str, str], list[str]] = {}
+    for host, probe in airflow.items():
+        python, machine = probe["python"]["version"], probe.get("machine", "")
+        if python not in [f"3.{minor}" for minor in range(first, last + 1)]:
+            continue  # the rule about Python says so
+        reason = unfit_for(lock, python, machine)
+        if reason:
+            hosts_by_reason.setdefault((reason, f"Python {python} on {machine or 'an unknown machine'}"), []).append(
+                host
+            )
+    return [
+        Problem(
+            f"lock on {', '.join(hosts)}",
+            f"{reason}, and the host has {found}",
+            "a lock for the Python and the machine of every host that runs Airflow",
+            f"{LOCK_COMMAND}\nmakes one; airflow_lock_python is the oldest Python that it is for, and wheels of "
+            "airflow_build_packages fit hosts like the first of schedulers only; or set airflow_python to an "
+            "interpreter that the lock is for",
+        )
+        for (reason, found), hosts in hosts_by_reason.items()
+    ]
 
 
 def check_clocks(probes: Probes) -> list[Problem]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.dataops.airflow.plugins.module_utils import lock_file
 
 CONTROL_GROUPS = ("schedulers", "webservers", "dag_processors", "triggerers", "flower")
 """The groups of Airflow's control components."""
@@ -93,7 +94,15 @@ FLOWER_SECRETS = ("cluster_redis_flower_password", "airflow_flower_password")
 REDIS_SECRETS = ("redis_admin_password",)
 SECRETS = (*COMMON_SECRETS, *CELERY_SECRETS, *FLOWER_SECRETS, *REDIS_SECRETS)
 
-CLUSTER_WIDE = ("airflow_version", "airflow_executor", "airflow_extras", "airflow_lock", *SECRETS)
+CLUSTER_WIDE = (
+    "airflow_version",
+    "airflow_executor",
+    "airflow_extras",
+    "airflow_requirements",
+    "airflow_lock",
+    "airflow_wheelhouse",
+    *SECRETS,
+)
 """Variables that must be equal everywhere, beside all `cluster_*` ones."""
 
 HOST_SPECIFIC = ("cluster_address",)
@@ -127,6 +136,10 @@ EXPANDED = (*SIGNING_KEYS, "airflow_flower_username", "airflow_flower_password")
 """Variables that Airflow reads from its environment as they are written; in URLs, they are percent-encoded."""
 
 SECRETS_COMMAND = "ansible-playbook -i INVENTORY playbooks/secrets.yml  (or dataops.airflow.secrets)"
+
+LOCK_COMMAND = "ansible-playbook -i INVENTORY playbooks/lock.yml  (or dataops.airflow.lock)"
+
+WHEELHOUSE_COMMAND = "ansible-playbook -i INVENTORY playbooks/wheelhouse.yml  (or dataops.airflow.wheelhouse)"
 
 _NEEDS_HOST = re.compile(r"\b(ansible_facts|cluster_host(_\w+)?)\b")
 _SECRET_NAME = re.compile(r"passw|secret|token|credential|private|(^|_)keys?($|_)")
@@ -179,14 +192,12 @@ class Catalogue:
     :param constants: name -> role, for each variable in a role's `vars/main.yml`. Those beat the inventory.
     :param defaults: option name -> default, templated. Names whose default cannot be computed are left out.
     :param locks: the Airflow versions for which the collection ships a lock.
-    :param lock_extras: Airflow version -> the extras that its shipped lock was made with.
     """
 
     options: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
     constants: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     locks: Sequence[str] = ()
-    lock_extras: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def known(self) -> dict[str, Mapping[str, Any]]:
@@ -206,6 +217,8 @@ class Inventory:
     :param origins: host -> name -> `file:line` of the value, where known.
     :param paths: path as written in a variable -> "file", "directory" or "missing", on the control node.
     :param ignored_prefixes: variable names that start with one of these belong to somebody else.
+    :param lock: path of the lock that the hosts would install; empty where it cannot be computed.
+    :param lock_text: its text; None if there is no such file.
     """
 
     groups: Mapping[str, Sequence[str]]
@@ -214,6 +227,8 @@ class Inventory:
     origins: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     paths: Mapping[str, str] = field(default_factory=dict)
     ignored_prefixes: Sequence[str] = ()
+    lock: str = ""
+    lock_text: str | None = None
 
     @property
     def hosts(self) -> list[str]:
@@ -246,7 +261,7 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue) -> list[Problem]
         *check_cluster_wide(inventory, catalogue),
         *check_addresses(inventory),
         *check_ports(inventory, catalogue),
-        *check_version(inventory, catalogue),
+        *check_lock(inventory, catalogue),
         *check_secrets(inventory, catalogue),
         *check_paths(inventory),
     ]
@@ -264,7 +279,7 @@ def local_paths(variables: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the paths on the control node that some host's variables name, as they are written."""
     found: dict[str, None] = {}
     for values in variables.values():
-        for name in ("airflow_lock", "airflow_dags"):
+        for name in ("airflow_lock", "airflow_dags", "airflow_wheelhouse"):
             if isinstance(values.get(name), str) and values[name]:
                 found[values[name]] = None
         found.update(dict.fromkeys(_strings(values.get("cluster_ca_certificates"))))
@@ -631,48 +646,48 @@ def check_ports(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     ]
 
 
-def check_version(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
-    """Check that there is a lock for the Airflow version: the site's own, or one that ships with the collection."""
-    lock = inventory.value("airflow_lock", {})
-    version = inventory.value("airflow_version", catalogue.defaults)
-    if inventory.fails("airflow_lock") or inventory.fails("airflow_version") or not inventory.hosts:
+def check_lock(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check that the lock is there and intact, and that it satisfies the version, the extras and the requirements."""
+    names = ("airflow_lock", "airflow_version", "airflow_extras", "airflow_requirements")
+    if not inventory.hosts or not inventory.lock or any(map(inventory.fails, names)):
         return []
-    if isinstance(lock, str) and lock:
-        if inventory.paths.get(lock) == "file":
-            return []
-        return [
-            Problem(
-                _subject(inventory, "airflow_lock"),
-                f"{json.dumps(lock)}, which is {_kind(inventory, lock)} on the control node",
-                "an existing file, by its full path (for example {{ inventory_dir }}/airflow-lock.txt); "
-                "empty: the lock that ships with the collection",
-                "uv pip compile --universal --generate-hashes makes one; commit it beside the inventory",
-            )
-        ]
-    if version is None:
-        return []
-    if str(version) in catalogue.locks:
-        shipped = catalogue.lock_extras.get(str(version))
-        extras = inventory.value("airflow_extras", catalogue.defaults)
-        if shipped is None or not isinstance(extras, list) or set(map(str, extras)) == set(shipped):
-            return []
-        return [
-            Problem(
-                _subject(inventory, "airflow_extras"),
-                json.dumps(extras),
-                f"the extras of the lock that ships for {version}: {json.dumps(list(shipped))}",
-                "leave airflow_extras out, or make a lock with yours (uv pip compile --universal --generate-hashes) "
-                "and set airflow_lock to its path",
-            )
-        ]
-    return [
+    version, extras, requirements = (inventory.value(name, catalogue.defaults) for name in names[1:])
+    # The rule about types tells of these.
+    version = str(version) if isinstance(version, (str, int, float)) and not isinstance(version, bool) else ""
+    extras, requirements = _texts(extras), _texts(requirements)
+    problems = [
         Problem(
-            _subject(inventory, "airflow_version"),
-            f"{json.dumps(version, default=str)}, for which no lock ships and airflow_lock is not set",
-            ", ".join(catalogue.locks) or "no version: this copy of the collection ships no lock",
-            "use one of those, or set airflow_lock to one of your own (uv pip compile --universal --generate-hashes)",
+            _subject(inventory, "airflow_requirements"),
+            f"{text}: {found}",
+            'requirements by name and version, such as "boto3" or "pandas>=2,<3"',
+            remedy,
         )
+        for text, found, remedy in lock_file.malformed(requirements)
     ]
+    if inventory.lock_text is None:
+        return [*problems, _missing_lock(inventory, catalogue, version)]
+    subject = f"lock {inventory.lock}"
+    try:
+        lock = lock_file.parse(inventory.lock_text)
+    except lock_file.LockError as error:
+        allowed = "pins (name==version), each with at least one hash, as playbooks/lock.yml writes them"
+        return [*problems, Problem(subject, str(error), allowed, _lock_remedy(inventory))]
+    if lock_file.edited_by_hand(inventory.lock_text):
+        found = "it was edited by hand: its text does not have the digest in its header"
+        allowed = "a lock as playbooks/lock.yml wrote it; versions are chosen in airflow_requirements"
+        problems.append(Problem(subject, found, allowed, _lock_remedy(inventory)))
+    wrong = lock_file.unsatisfied(lock, version, extras, requirements) if version else []
+    if wrong:
+        problems.append(
+            Problem(
+                subject,
+                "\n".join(f"{wanted} is wanted, and it has {found}" for wanted, found in wrong),
+                "a lock that satisfies airflow_version, airflow_extras and airflow_requirements"
+                + ("" if version in catalogue.locks else _shipped(catalogue)),
+                _lock_remedy(inventory),
+            )
+        )
+    return problems
 
 
 def check_secrets(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
@@ -736,6 +751,16 @@ def check_paths(inventory: Inventory) -> list[Problem]:
                     f"{json.dumps(path)}, which is {_kind(inventory, path)} on the control node",
                     'an existing folder, by its full path (for example {{ inventory_dir }}/../../dags); "" for none',
                     "correct the path",
+                )
+            )
+    for path in dict.fromkeys(_strings(list(inventory.settings("airflow_wheelhouse").values()))):
+        if inventory.paths.get(path) != "directory":
+            problems.append(
+                Problem(
+                    _subject(inventory, "airflow_wheelhouse"),
+                    f"{json.dumps(path)}, which is {_kind(inventory, path)} on the control node",
+                    'an existing folder with the wheels of the lock; "" to install from the index',
+                    f"{WHEELHOUSE_COMMAND}\nmakes and fills it, where an index can be reached",
                 )
             )
     certificates: dict[str, None] = {}
@@ -884,6 +909,41 @@ def _is_placeholder(value: str) -> bool:
 
 def _is_secret(name: str, spec: Mapping[str, Any]) -> bool:
     return name in SECRETS or bool(spec.get("no_log")) or bool(_SECRET_NAME.search(name))
+
+
+def _missing_lock(inventory: Inventory, catalogue: Catalogue, version: str) -> Problem:
+    """Tell of a lock that is not there: the one that was named, or one for the version."""
+    named = inventory.value("airflow_lock", {})
+    if named:
+        return Problem(
+            _subject(inventory, "airflow_lock"),
+            f"{json.dumps(named)}, which is {_kind(inventory, named)} on the control node",
+            "an existing file, by its full path; without the variable, airflow-lock.txt beside the inventory, or else "
+            "the lock that ships with the collection",
+            _lock_remedy(inventory),
+        )
+    return Problem(
+        _subject(inventory, "airflow_version"),
+        f"{json.dumps(version)}, for which no lock ships, and none lies beside the inventory",
+        f"a version with a lock{_shipped(catalogue)}",
+        _lock_remedy(inventory),
+    )
+
+
+def _shipped(catalogue: Catalogue) -> str:
+    return f"; locks ship for {', '.join(catalogue.locks)}" if catalogue.locks else "; this copy ships none"
+
+
+def _lock_remedy(inventory: Inventory) -> str:
+    own = any(inventory.settings("airflow_lock").values())
+    return f"{LOCK_COMMAND}\nmakes one, as airflow-lock.txt beside the inventory" + (
+        "; remove airflow_lock to use it" if own else ""
+    )
+
+
+def _texts(value: Any) -> list[str]:
+    """The items of a list as text; nothing for what is no list, which the rule about types reports."""
+    return [str(item) for item in value] if isinstance(value, list) else []
 
 
 def _similar_group(group: str) -> str:

@@ -9,8 +9,8 @@ module: validate_inventory
 short_description: Check that the inventory describes a valid Airflow cluster
 version_added: 0.1.0
 description:
-  - Checks groups, names and types of variables, what must be equal on all hosts, addresses, the Airflow version,
-    secrets, and the files on the control node that the inventory names.
+  - Checks groups, names and types of variables, what must be equal on all hosts, addresses, the lock, secrets,
+    and the files on the control node that the inventory names.
   - Refuses more than one executor; options in V(airflow_config) that have a variable of their own, or that may hold a
     secret; and keys of V(airflow_service_options) that are no component.
   - Fails with one message that lists all problems, each with what was found, what is allowed, and what to do.

@@ -170,6 +170,10 @@ def test_the_first_commands_in_a_checkout(tmp_path: Path) -> None:
         cp -r nowhere/host_vars inventories/mysite/
         ansible-playbook -i inventories/mysite playbooks/secrets.yml
         ansible-playbook -i inventories/mysite playbooks/verify.yml --syntax-check
+        ansible-playbook -i inventories/mysite playbooks/rollback.yml --syntax-check
+        ansible-playbook -i inventories/mysite playbooks/lock.yml
+        test -s inventories/mysite/airflow-lock.txt
+        ! ansible-playbook -i inventories/mysite playbooks/worker_remove.yml -e worker=worker2 -e confirm=true
         ansible-playbook -i inventories/mysite site.yml
     """
     done = run(f"sh -c {shlex.quote(script)}", checkout)

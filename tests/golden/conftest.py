@@ -38,6 +38,7 @@ PROBE = {
 ANSWERS = {
     "file_set": {},
     "host_probe": {"probe": PROBE},
+    "release": {"previous": "releases/3.3.2-previous"},
     "unit_state": {"unexpected": [], "attention": []},
 }
 KEPT = {*ANSWERS, "validate_inventory", "import_tasks", "include_tasks"}
@@ -76,7 +77,10 @@ def dump(data: Any) -> str:
     )
 
 
-VERBATIM = {path.read_text(): str(path.relative_to(CHECKOUT)) for path in CHECKOUT.glob("roles/*/files/**/*.py")}
+VERBATIM = {
+    path.read_text(): str(path.relative_to(CHECKOUT))
+    for path in [*CHECKOUT.glob("roles/*/files/**/*.py"), CHECKOUT / "plugins/module_utils/fingerprint.py"]
+}
 """Files that are copied as they are: git has them once."""
 SECRETS: dict[str, str] = load(HERE / "secrets.yml")
 

@@ -13,6 +13,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.host_rules import 
     is_unit,
 )
 from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import Problem
+from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import Lock
 
 GROUPS = {
     "postgresql": ["db"],
@@ -112,6 +113,50 @@ def test_different_pythons_are_named_with_their_hosts() -> None:
     problem = only(check(w1={"python": python("3.13.5"), "os": system("debian", "13")}))
     assert problem.found == "3.11 on ctl (Debian GNU/Linux 12 (bookworm))\n3.13 on w1 (debian 13)"
     assert check(w1={"python": python("3.11.9")}) == [], "the patch level may differ"
+
+
+def lock(**header: str) -> list[Problem]:
+    """Problems of hosts with Python 3.11 on x86_64, and of one with 3.13 on aarch64, with a lock for something."""
+    probes = {
+        "ctl": probe(machine="x86_64"),
+        "w1": probe(machine="aarch64", python=python("3.13.5")),
+        "db": probe(python=python("3.10.1")),
+    }
+    problems = check_hosts(probes, GROUPS, lock=Lock({"airflow": "3.3.2", **header}, []))
+    return [problem for problem in problems if problem.subject.startswith("lock")]
+
+
+def test_a_lock_for_the_hosts() -> None:
+    assert lock() == []
+    assert lock(python="3.11") == []
+    assert lock(python="3.10", until="3.13") == []
+    assert lock(wheels="docopt-0.6.2-py2.py3-none-any.whl") == []
+
+
+def test_a_lock_for_another_python() -> None:
+    problem = only(lock(python="3.12"))
+    assert problem.subject == "lock on ctl"
+    assert problem.found == "it is for Python 3.12 and newer, and the host has Python 3.11 on x86_64"
+    assert "playbooks/lock.yml" in problem.remedy and "airflow_python" in problem.remedy
+    assert only(lock(python="3.11", until="3.11")).found.startswith(
+        "it is for Python 3.11, and the host has Python 3.13"
+    )
+    assert only(lock(python="3.10", until="3.12")).found.startswith("it is for Python 3.10 to 3.12, and")
+
+
+def test_a_lock_for_another_machine() -> None:
+    problem = only(lock(platform="linux x86_64"))
+    assert (problem.subject, problem.found) == (
+        "lock on w1",
+        "it is for linux x86_64, and the host has Python 3.13 on aarch64",
+    )
+    assert len(lock(wheels="a-1-cp311-cp311-linux_x86_64.whl")) == 1
+    assert lock(wheels="a-1-cp311-cp311-linux_x86_64.whl")[0].subject == "lock on w1"
+    assert [problem.subject for problem in lock(wheels="a-1-cp311-abi3-linux_x86_64.whl")] == ["lock on w1"]
+
+
+def test_the_remedy_for_different_pythons() -> None:
+    assert "airflow_python" in only(check(w1={"python": python("3.13.5")})).remedy
 
 
 def test_pythons_are_ordered_as_numbers() -> None:

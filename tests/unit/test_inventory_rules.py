@@ -24,6 +24,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules im
     may_wait_for_facts,
     report,
 )
+from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import render
 
 AWKWARD = "@:/%#'\" $ {p}äß\\;|&"
 FERNET = base64.urlsafe_b64encode(bytes(range(100, 132))).decode()
@@ -55,8 +56,10 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "airflow": {
         "airflow_version": {"type": "str", "default": "3.3.2"},
         "airflow_extras": {"type": "list", "elements": "str"},
+        "airflow_requirements": {"type": "list", "elements": "str", "default": []},
         "airflow_lock": {"type": "path"},
         "airflow_dags": {"type": "path", "default": ""},
+        "airflow_wheelhouse": {"type": "path", "default": ""},
         "airflow_worker_concurrency": {"type": "int", "default": 16},
         "airflow_releases_kept": {"type": "int", "default": 3},
         "airflow_debug": {"type": "bool", "default": False},
@@ -127,6 +130,7 @@ def check(
     without: tuple[str, ...] = (),
     catalogue: Catalogue = CATALOGUE,
     paths: dict[str, str] | None = None,
+    lock: tuple[str, str | None] = ("", None),
     **hosts: dict[str, Any],
 ) -> list[Problem]:
     """Problems of the valid cluster with some variables set everywhere or on single hosts, and some removed."""
@@ -136,7 +140,8 @@ def check(
         values.update(hosts.get(host, {}))
         for name in without:
             values.pop(name, None)
-    inventory = Inventory({**GROUPS, **(groups or {})}, variables, paths=paths or {})
+    path, text = lock
+    inventory = Inventory({**GROUPS, **(groups or {})}, variables, paths=paths or {}, lock=path, lock_text=text)
     problems: list[Problem] = check_inventory(inventory, catalogue)
     return problems
 
@@ -596,17 +601,35 @@ def test_only_with_the_local_executor_a_scheduler_serves_logs() -> None:
 # -- version and files ----------------------------------------------------------------------------------------------
 
 
-def test_a_version_needs_a_lock() -> None:
-    problem = only(check({"airflow_version": "3.9.9"}))
-    assert problem.subject == "airflow_version"
-    assert problem.allowed == "3.2.0, 3.3.2"
-
-
-WITH_EXTRAS = dataclasses.replace(
-    CATALOGUE,
-    defaults={**CATALOGUE.defaults, "airflow_extras": ["celery", "postgres"]},
-    lock_extras={"3.3.2": ["celery", "postgres"]},
+LOCK = render(
+    {"airflow": "3.3.2", "extras": "celery,postgres", "requirements": '["boto3", "redis[hiredis]"]', "python": "3.10"},
+    "".join(
+        f"{pin} \\\n    --hash=sha256:{'0' * 64}\n"
+        for pin in (
+            "apache-airflow==3.3.2",
+            "boto3==1.40.1",
+            "numpy==2.2.6 ; python_full_version < '3.11'",
+            "numpy==2.4.6 ; python_full_version >= '3.11'",
+            "redis==6.4.0",
+        )
+    ),
 )
+WITH_EXTRAS = dataclasses.replace(
+    CATALOGUE, defaults={**CATALOGUE.defaults, "airflow_extras": ["celery", "postgres"], "airflow_requirements": []}
+)
+
+
+def lock_problems(text: str | None, values: dict[str, Any] | None = None, **options: Any) -> list[Problem]:
+    """Problems of an inventory whose lock has this text."""
+    return check(values, catalogue=WITH_EXTRAS, lock=("/site/airflow-lock.txt", text), **options)
+
+
+def test_a_version_needs_a_lock() -> None:
+    problem = only(lock_problems(None, {"airflow_version": "3.9.9"}))
+    assert problem.subject == "airflow_version"
+    assert problem.found == '"3.9.9", for which no lock ships, and none lies beside the inventory'
+    assert problem.allowed == "a version with a lock; locks ship for 3.2.0, 3.3.2"
+    assert "playbooks/lock.yml  (or dataops.airflow.lock)" in problem.remedy
 
 
 @pytest.mark.parametrize(
@@ -614,36 +637,82 @@ WITH_EXTRAS = dataclasses.replace(
     [
         {},
         {"airflow_extras": ["postgres", "celery"]},
-        {"airflow_version": "3.2.0", "airflow_extras": ["its lock does not name them"]},
+        {"airflow_extras": ["postgres"]},
+        {"airflow_requirements": ["boto3>=1.40,<2", "numpy>=2.2", 'numpy>=2.4; python_version >= "3.11"']},
+        {"airflow_requirements": ["redis[hiredis]", 'winreg; sys_platform == "win32"']},
     ],
 )
-def test_extras_that_the_lock_was_made_with(values: dict[str, Any]) -> None:
-    assert check(values, catalogue=WITH_EXTRAS) == []
+def test_what_the_lock_satisfies(values: dict[str, Any]) -> None:
+    assert lock_problems(LOCK, values) == []
 
 
-@pytest.mark.parametrize("extras", [["celery"], ["celery", "postgres", "amazon"], []])
-def test_other_extras_need_a_lock_of_ones_own(extras: list[str]) -> None:
-    problem = only(check({"airflow_extras": extras}, catalogue=WITH_EXTRAS))
-    assert problem.subject == "airflow_extras"
-    assert problem.found == json.dumps(extras)
-    assert problem.allowed == 'the extras of the lock that ships for 3.3.2: ["celery", "postgres"]'
-    assert "set airflow_lock to its path" in problem.remedy
-    values = {"airflow_extras": extras, "airflow_lock": "/site/airflow.lock"}
-    assert check(values, catalogue=WITH_EXTRAS, paths={"/site/airflow.lock": "file"}) == []
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (
+            {"airflow_version": "3.2.0"},
+            "apache-airflow==3.2.0 is wanted, and it has apache-airflow 3.3.2 for Python 3.10",
+        ),
+        ({"airflow_extras": ["amazon"]}, "apache-airflow[amazon] is wanted, and it has locked with the extras"),
+        ({"airflow_requirements": ["pandas"]}, "pandas is wanted, and it has no pandas"),
+        ({"airflow_requirements": ["boto3>=2"]}, "boto3>=2 is wanted, and it has boto3 1.40.1 for Python 3.10"),
+        ({"airflow_requirements": ["numpy<2.3"]}, "numpy<2.3 is wanted, and it has numpy 2.4.6 for Python 3.11"),
+        (
+            {"airflow_requirements": ["boto3[crt]"]},
+            "boto3[crt] is wanted, and it has boto3, locked without the extra crt",
+        ),
+    ],
+)
+def test_what_the_lock_does_not_satisfy(values: dict[str, Any], found: str) -> None:
+    problem = only(lock_problems(LOCK, values))
+    assert problem.subject == "lock /site/airflow-lock.txt"
+    assert problem.found.startswith(found)
+    assert problem.remedy.startswith("ansible-playbook -i INVENTORY playbooks/lock.yml")
+
+
+def test_requirements_that_no_lock_could_have() -> None:
+    wanted = ["boto3", "pandas=>2", "mine @ https://robot:s3cr3t@example.org/mine.whl", "-r more.txt"]
+    problems = lock_problems(LOCK, {"airflow_requirements": wanted})
+    assert [problem.subject for problem in problems] == ["airflow_requirements"] * 3
+    assert problems[0].found.startswith("pandas=>2: not a requirement")
+    assert problems[1].found.startswith("mine: a direct URL") and "wheelhouse" in problems[1].remedy
+    assert "s3cr3t" not in report("x", problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "it pins no package"),
+        ("apache-airflow==3.3.2\n", "line 1: apache-airflow==3.3.2 is missing a hash"),
+        (LOCK.replace("boto3==1.40.1", "boto3==1.40.2"), "it was edited by hand"),
+        (LOCK.replace("0" * 64, "0" * 63, 1), "line 7: apache-airflow==3.3.2 has a malformed hash"),
+    ],
+)
+def test_a_lock_that_is_not_intact(text: str, found: str) -> None:
+    problem = only(lock_problems(text))
+    assert problem.found.startswith(found)
+    assert "makes one, as airflow-lock.txt beside the inventory" in problem.remedy
+
+
+def test_a_lock_without_our_header_is_checked_as_far_as_it_tells() -> None:
+    body = LOCK[LOCK.index("apache-airflow==") :]
+    assert lock_problems(body, {"airflow_extras": ["amazon"], "airflow_requirements": ["boto3[crt]"]}) == []
+    assert "no pandas" in only(lock_problems(body, {"airflow_requirements": ["pandas"]})).found
 
 
 @pytest.mark.parametrize("extras", ["celery", [{"celery": 1}], [["celery"]]])
 def test_malformed_extras_are_one_problem(extras: Any) -> None:
-    assert only(check({"airflow_extras": extras}, catalogue=WITH_EXTRAS)).subject.startswith("airflow_extras")
+    assert "celery" in str(only(lock_problems(LOCK, {"airflow_extras": extras})))
 
 
 def test_a_lock_of_ones_own() -> None:
-    values = {"airflow_version": "3.9.9", "airflow_lock": "/site/airflow.lock"}
-    assert check(values, paths={"/site/airflow.lock": "file"}) == []
+    values = {"airflow_lock": "/site/airflow.lock"}
+    assert lock_problems(LOCK, values) == []
     for kind, words in (("missing", "is missing"), ("directory", "is a folder")):
-        problem = only(check(values, paths={"/site/airflow.lock": kind}))
+        problem = only(lock_problems(None, values, paths={"/site/airflow.lock": kind}))
         assert problem.subject == "airflow_lock"
         assert words in problem.found
+        assert "remove airflow_lock to use it" in problem.remedy
 
 
 def test_dags_must_be_a_folder() -> None:
@@ -651,6 +720,15 @@ def test_dags_must_be_a_folder() -> None:
     assert check({"airflow_dags": "/dags"}, paths={"/dags": "directory"}) == []
     assert "is a file" in only(check({"airflow_dags": "/dags"}, paths={"/dags": "file"})).found
     assert "is missing" in only(check({"airflow_dags": "/dags"}, paths={"/dags": "missing"})).found
+
+
+def test_the_wheelhouse_is_a_folder() -> None:
+    assert check({"airflow_wheelhouse": ""}) == []
+    assert check({"airflow_wheelhouse": "/wheels"}, paths={"/wheels": "directory"}) == []
+    for kind, word in {"file": "is a file", "missing": "is missing"}.items():
+        problem = only(check({"airflow_wheelhouse": "/wheels"}, paths={"/wheels": kind}))
+        assert problem.subject == "airflow_wheelhouse" and word in problem.found
+        assert "playbooks/wheelhouse.yml" in problem.remedy
 
 
 def test_certificates_must_be_files() -> None:

@@ -87,3 +87,23 @@ def test_nothing_was_probed(tmp_path: Path) -> None:
     content = play({})
     del content[0]["tasks"][:2]
     assert "No host was probed" in run(tmp_path, content)
+
+
+def test_a_wheelhouse_is_compared_with_what_the_hosts_are(tmp_path: Path) -> None:
+    wheelhouse = tmp_path / "wheels"
+    wheelhouse.mkdir()
+    content = play({}, minimum_free={})
+    text = run(tmp_path, content, "-e", "airflow_wheelhouse={{ inventory_dir }}/wheels")
+    assert f"\nairflow_wheelhouse {wheelhouse}\n" in text, text
+    assert "without a usable wheel:" in text
+    assert f" for Python {'.'.join(map(str, sys.version_info[:2]))} on " in text
+    assert "airflow_wheelhouse" not in run(tmp_path, content)
+
+
+def test_the_lock_of_the_site_is_compared_with_what_the_hosts_are(tmp_path: Path) -> None:
+    pin = f"apache-airflow==3.3.2 --hash=sha256:{'0' * 64}\n"
+    (tmp_path / "airflow-lock.txt").write_text(f"# airflow: 3.3.2\n# platform: linux s390x\n{pin}")
+    text = run(tmp_path, play({}, minimum_free={}))
+    assert "\nlock on ctl1\n  found:   it is for linux s390x, and the host has Python 3." in text, text
+    (tmp_path / "airflow-lock.txt").write_text(f"# airflow: 3.3.2\n{pin}")
+    assert "lock on ctl1" not in run(tmp_path, play({}, minimum_free={}))

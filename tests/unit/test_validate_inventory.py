@@ -12,14 +12,23 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.dataops.airflow.plugins.action.validate_inventory import _lock_extras
+from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import (
+    edited_by_hand,
+    parse,
+    render,
+    unsatisfied,
+)
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PLUGINS = (
     "action/validate_inventory.py",
     "modules/validate_inventory.py",
     "module_utils/inventory_rules.py",
+    "module_utils/lock_file.py",
 )
+ROLE = CHECKOUT / "roles" / "airflow"
+ROLE_DEFAULTS = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
+ROLE_CONSTANTS = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
 SIGNING_KEY = "k7Qz-" * 13
 SECRETS = {
     "cluster_database_password": "a@:/%#'\" $ b-Kq9",
@@ -45,6 +54,8 @@ SPECS = {
             "options": {
                 "airflow_version": {"type": "str"},
                 "airflow_extras": {"type": "list", "elements": "str"},
+                "airflow_requirements": {"type": "list", "elements": "str"},
+                "airflow_lock": {"type": "path"},
                 "airflow_worker_concurrency": {"type": "int"},
                 "airflow_dags": {"type": "path"},
                 "airflow_memory": {"type": "int"},
@@ -57,10 +68,19 @@ SPECS = {
     "redis": {"main": {"options": {}}},
 }
 DEFAULTS = {
-    "airflow": {"airflow_version": "3.3.2", "airflow_home": "/var/lib/airflow"},
+    "airflow": {
+        "airflow_version": "3.3.2",
+        "airflow_home": "/var/lib/airflow",
+        "airflow_extras": ["celery", "postgres"],
+        "airflow_requirements": [],
+        "airflow_lock": ROLE_DEFAULTS["airflow_lock"],
+    },
     "cluster": {"cluster_database_port": 5432},
 }
-CONSTANTS = {"cluster": {"cluster_executor": "{{ airflow_executor or 'derived' }}"}}
+CONSTANTS = {
+    "cluster": {"cluster_executor": "{{ airflow_executor or 'derived' }}"},
+    "airflow": {name: ROLE_CONSTANTS[name] for name in ("__airflow_site_lock", "__airflow_shipped_lock")},
+}
 PLAY = [
     {
         "hosts": "all",
@@ -87,10 +107,18 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write(root / "roles" / role / "meta" / "argument_specs.yml", {"argument_specs": specs})
         write(root / "roles" / role / "defaults" / "main.yml", DEFAULTS.get(role, {}))
         write(root / "roles" / role / "vars" / "main.yml", CONSTANTS.get(role, {}))
-    write(root / "roles" / "airflow" / "files" / "locks" / "airflow-3.3.2.txt", "")
-    lock = root / "roles" / "airflow" / "files" / "locks" / "airflow-3.2.0.txt"
-    lock.write_text("# Airflow 3.2.0.\n# extras: celery,postgres\n# cut-off: 2026-01-01\na2wsgi==1\n# extras: none\n")
+    for version in ("3.2.0", "3.3.2"):
+        path_of_lock = root / "roles" / "airflow" / "files" / "locks" / f"airflow-{version}.txt"
+        path_of_lock.parent.mkdir(parents=True, exist_ok=True)
+        path_of_lock.write_text(lock(version))
     return path
+
+
+def lock(version: str = "3.3.2", *pins: str, **header: str) -> str:
+    """Text of a lock."""
+    head = {"airflow": version, "extras": "celery,postgres", **header}
+    lines = [f"{pin} --hash=sha256:{'0' * 64}\n" for pin in (f"apache-airflow=={version}", *pins)]
+    return str(render(head, "".join(lines)))
 
 
 def write(path: Path, content: Any) -> None:
@@ -180,22 +208,43 @@ def test_a_bad_inventory_fails_with_all_problems_in_one_message(collections: Pat
     assert SIGNING_KEY not in text
 
 
-def test_extras_are_those_in_the_header_of_the_lock(collections: Path, tmp_path: Path) -> None:
+def test_the_shipped_lock_is_compared_with_the_site(collections: Path, tmp_path: Path) -> None:
     hosts = inventory()
     hosts["all"]["vars"].update(airflow_version="3.2.0", airflow_extras=["postgres", "celery"])
     done = validate(collections, tmp_path, hosts)
     assert done.returncode == 0, done.stdout + done.stderr
-    done = validate(collections, tmp_path, hosts, "-e", '{"airflow_extras": ["postgres"]}')
+    done = validate(collections, tmp_path, hosts, "-e", '{"airflow_extras": ["amazon"], "airflow_requirements": ["x"]}')
     assert done.returncode != 0
-    assert 'the extras of the lock that ships for 3.2.0: ["celery", "postgres"]' in done.stdout + done.stderr
-    done = validate(collections, tmp_path, hosts, "-e", '{"airflow_extras": ["any"], "airflow_version": "3.3.2"}')
-    assert done.returncode == 0, "a lock that names none is not compared"
+    text = done.stdout + done.stderr
+    assert "roles/airflow/files/locks/airflow-3.2.0.txt\n  found:   apache-airflow[amazon] is wanted" in text
+    assert "x is wanted, and it has no x" in text
 
 
-def test_the_shipped_lock_has_the_default_extras() -> None:
-    defaults = yaml.safe_load((CHECKOUT / "roles" / "airflow" / "defaults" / "main.yml").read_text())
-    lock = CHECKOUT / "roles" / "airflow" / "files" / "locks" / f"airflow-{defaults['airflow_version']}.txt"
-    assert set(_lock_extras(lock)) == set(defaults["airflow_extras"])
+def test_the_lock_beside_the_inventory_comes_first(collections: Path, tmp_path: Path) -> None:
+    hosts = inventory()
+    hosts["all"]["vars"].update(airflow_requirements=["boto3"])
+    assert validate(collections, tmp_path, hosts).returncode != 0
+    site = tmp_path / "airflow-lock.txt"
+    site.write_text(lock("3.3.2", "boto3==1.40.1", requirements='["boto3"]'))
+    done = validate(collections, tmp_path, hosts)
+    assert done.returncode == 0, done.stdout + done.stderr
+    site.write_text(site.read_text().replace("1.40.1", "1.40.2"))
+    done = validate(collections, tmp_path, hosts)
+    assert f"lock {site}\n  found:   it was edited by hand" in done.stdout + done.stderr
+    named = tmp_path / "other.txt"
+    named.write_text(lock("3.3.2", "boto3==2"))
+    done = validate(collections, tmp_path, hosts, "-e", "airflow_lock={{inventory_dir}}/other.txt")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_shipped_lock_is_for_the_defaults() -> None:
+    version = ROLE_DEFAULTS["airflow_version"]
+    text = (ROLE / "files" / "locks" / f"airflow-{version}.txt").read_text()
+    assert not edited_by_hand(text) and "sha256" in parse(text).header
+    assert unsatisfied(parse(text), version, ROLE_DEFAULTS["airflow_extras"], []) == []
+    constraints = (ROLE / "files" / "constraints" / f"airflow-{version}.txt").read_text().splitlines()
+    wanted = [line for line in constraints if line and not line.startswith("#")]
+    assert wanted and unsatisfied(parse(text), version, [], wanted) == []
 
 
 def test_extra_variables_are_checked_too(collections: Path, tmp_path: Path) -> None:
