@@ -55,7 +55,7 @@ lint: setup ## Check YAML, playbooks, Python and shell scripts
 
 .PHONY: unit
 unit: setup ## Run the tests that need no hosts
-	pytest tests/unit tests/contract tests/golden
+	pytest --numprocesses 2 --dist loadfile tests/unit tests/contract tests/golden
 
 .PHONY: scenario
 scenario: setup ## Run one molecule scenario: NAME=cluster [STEP=converge]

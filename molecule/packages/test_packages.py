@@ -266,12 +266,12 @@ def test_lock_for_another_python_is_refused(cluster):
 def test_index_that_is_down_is_told(cluster):
     old, before = releases(cluster), cluster.started()
     good = LOCK.read_text()
-    want(cluster, "boto3", "emoji", airflow_index_url="https://robot:s3cr3t-token@127.0.0.1:9/simple")
+    want(cluster, "boto3", "cowsay", airflow_index_url="https://robot:s3cr3t-token@127.0.0.1:9/simple")
     told = cluster.play("playbooks/lock.yml", "-vvv", succeeds=False)
     assert LOCK.read_text() == good
-    want(cluster, "boto3", "emoji")
+    want(cluster, "boto3", "cowsay")
     cluster.play("playbooks/lock.yml")
-    want(cluster, "boto3", "emoji", airflow_index_url="https://robot:s3cr3t-token@127.0.0.1:9/simple")
+    want(cluster, "boto3", "cowsay", airflow_index_url="https://robot:s3cr3t-token@127.0.0.1:9/simple")
     output = cluster.play("site.yml", "-vvv", "--diff", succeeds=False)
     for text in (told, output):
         assert "127.0.0.1" in text or "onnect" in text

@@ -51,7 +51,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             probes,
             variables["groups"],
             None if minimum is None else {path: int(size) for path, size in minimum.items()},
-            self._lock(variables, probes),
+            *self._lock(variables, probes),
         )
         problems += self._check_wheelhouse(variables, probes)
         if problems:
@@ -83,13 +83,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _lock_path(self, settings: Templar) -> Path:
         return Path(self._loader.path_dwim(settings.template(settings.available_variables["airflow_lock"])))
 
-    def _lock(self, variables: dict[str, Any], probes: dict[str, dict[str, Any]]) -> Lock | None:
-        """Return the lock; None where there is none to be read, which is for dataops.airflow.validate_inventory."""
+    def _lock(self, variables: dict[str, Any], probes: dict[str, dict[str, Any]]) -> tuple[Lock | None, str]:
+        """Return the lock and its path; None where it cannot be read: dataops.airflow.validate_inventory says so."""
         settings = self._settings(variables, probes)
+        if not settings:
+            return None, ""
+        path = self._lock_path(settings)
         try:
-            return parse(self._lock_path(settings).read_text(encoding="utf-8")) if settings else None
+            return parse(path.read_text(encoding="utf-8")), str(path)
         except (OSError, UnicodeError, LockError):
-            return None
+            return None, str(path)
 
     def _check_wheelhouse(self, variables: dict[str, Any], probes: dict[str, dict[str, Any]]) -> list[Problem]:
         """Check the wheelhouse of the site, if it has one, against what the hosts are."""

@@ -28,6 +28,9 @@ MANIFEST = "release.json"
 REFUSED = 78
 """Exit status of a refused start; the units name it in RestartPreventExitStatus."""
 
+BOOKKEEPING = (b"/INSTALLER", b"/REQUESTED", b"/direct_url.json", b"/uv_cache.json")
+"""Files in which an installer notes how and when a package came, not what it is."""
+
 Distributions = dict[str, tuple[str, str]]
 
 
@@ -35,14 +38,15 @@ def distributions(site_packages: Path) -> Distributions:
     """List what is installed.
 
     :param site_packages: folder with the ``*.dist-info`` folders.
-    :returns: ``{normalized name: (version, SHA-256 of RECORD with its lines sorted)}``. A distribution
-        without a RECORD gets an empty digest.
+    :returns: ``{normalized name: (version, SHA-256 of RECORD with its lines sorted, less BOOKKEEPING)}``. A
+        distribution without a RECORD gets an empty digest.
     """
     found: Distributions = {}
     for info in sorted(site_packages.glob("*.dist-info")):
         name, _, version = info.name[: -len(".dist-info")].partition("-")
         record = info / "RECORD"
         lines = sorted(record.read_bytes().splitlines()) if record.is_file() else []
+        lines = [line for line in lines if not line.partition(b",")[0].endswith(BOOKKEEPING)]
         digest = hashlib.sha256(b"\n".join(lines)).hexdigest() if lines else ""
         found[name.lower().replace("_", "-").replace(".", "-")] = (version, digest)
     return found

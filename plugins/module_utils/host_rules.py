@@ -45,6 +45,7 @@ def check_hosts(
     groups: Mapping[str, Sequence[str]],
     minimum_free: Mapping[str, int] | None = None,
     lock: Lock | None = None,
+    lock_path: str = "",
 ) -> list[Problem]:
     """Return everything that is wrong with the probed hosts; an empty list means that they are fit.
 
@@ -54,6 +55,7 @@ def check_hosts(
     :param minimum_free: path -> bytes that must be free, on each host whose probe has the path or a parent of it.
         None: 2 GiB for `RELEASES` on hosts that get an Airflow environment.
     :param lock: what these hosts are to install. None: not known, and not checked.
+    :param lock_path: where it is, for the message.
     """
     probes = _members(probes, groups, GROUPS)
     airflow = _members(probes, groups, AIRFLOW_GROUPS)
@@ -62,7 +64,7 @@ def check_hosts(
         *check_systems(probes),
         *check_systemd(probes),
         *check_python(airflow),
-        *(check_lock(airflow, lock) if lock else ()),
+        *(check_lock(airflow, lock, lock_path) if lock else ()),
         *check_clocks(probes),
         *check_ports(probes),
         *check_names(probes),
@@ -155,7 +157,7 @@ def check_python(airflow: Probes) -> list[Problem]:
     return problems
 
 
-def check_lock(airflow: Probes, lock: Lock) -> list[Problem]:
+def check_lock(airflow: Probes, lock: Lock, path: str = "") -> list[Problem]:
     """Check that the lock was made for the Python and the machine of each host that installs it."""
     first, last = PYTHON_MINORS
     hosts_by_reason: dict[tuple[str, str], list[str]] = {}
@@ -170,7 +172,7 @@ def check_lock(airflow: Probes, lock: Lock) -> list[Problem]:
             )
     return [
         Problem(
-            f"lock on {', '.join(hosts)}",
+            f"lock {path} on {', '.join(hosts)}" if path else f"lock on {', '.join(hosts)}",
             f"{reason}, and the host has {found}",
             "a lock for the Python and the machine of every host that runs Airflow",
             f"{LOCK_COMMAND}\nmakes one; airflow_lock_python is the oldest Python that it is for, and wheels of "

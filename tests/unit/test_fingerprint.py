@@ -48,6 +48,15 @@ def test_order_and_bytecode_do_not_matter(tmp_path: Path) -> None:
     assert fingerprint(tmp_path / "one", "3.11") == fingerprint(tmp_path / "two", "3.11")
 
 
+def test_how_a_package_came_does_not_matter(tmp_path: Path) -> None:
+    """From an index or from a folder, which uv notes with the time."""
+    install(tmp_path / "one", "x", "1.0", "a.py,h,1\nx-1.0.dist-info/INSTALLER,h,1\n")
+    install(
+        tmp_path / "two", "x", "1.0", "a.py,h,1\nx-1.0.dist-info/uv_cache.json,h,1\nx-1.0.dist-info/INSTALLER,i,1\n"
+    )
+    assert fingerprint(tmp_path / "one", "3.11") == fingerprint(tmp_path / "two", "3.11")
+
+
 def test_every_difference_changes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "a", "1.0")
     seen = [fingerprint(tmp_path, "3.11"), fingerprint(tmp_path, "3.12")]

@@ -104,6 +104,7 @@ def test_the_lock_of_the_site_is_compared_with_what_the_hosts_are(tmp_path: Path
     pin = f"apache-airflow==3.3.2 --hash=sha256:{'0' * 64}\n"
     (tmp_path / "airflow-lock.txt").write_text(f"# airflow: 3.3.2\n# platform: linux s390x\n{pin}")
     text = run(tmp_path, play({}, minimum_free={}))
-    assert "\nlock on ctl1\n  found:   it is for linux s390x, and the host has Python 3." in text, text
+    assert f"\nlock {tmp_path}/airflow-lock.txt on ctl1\n" in text, text
+    assert "\n  found:   it is for linux s390x, and the host has Python 3." in text, text
     (tmp_path / "airflow-lock.txt").write_text(f"# airflow: 3.3.2\n{pin}")
-    assert "lock on ctl1" not in run(tmp_path, play({}, minimum_free={}))
+    assert "airflow-lock.txt on ctl1" not in run(tmp_path, play({}, minimum_free={}))
