@@ -28,6 +28,7 @@ class ActionModule(ActionBase):  # type: ignore[misc,unused-ignore]
             return result
         if not lock:
             raise AnsibleActionFail("release: the option lock is missing")
+        lock = self._loader.path_dwim(lock)
         try:
             sent = {"lock_file": self._send(str(self._loader.get_real_file(lock)), "lock.txt")}
             folder = Path(self._loader.path_dwim(wheels)) if wheels else None

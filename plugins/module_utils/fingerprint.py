@@ -48,7 +48,10 @@ def distributions(site_packages: Path) -> Distributions:
         lines = sorted(record.read_bytes().splitlines()) if record.is_file() else []
         lines = [line for line in lines if not line.partition(b",")[0].endswith(BOOKKEEPING)]
         digest = hashlib.sha256(b"\n".join(lines)).hexdigest() if lines else ""
-        found[name.lower().replace("_", "-").replace(".", "-")] = (version, digest)
+        key = name.lower().replace("_", "-").replace(".", "-")
+        # Two folders of one package are one that was not removed: both count.
+        other = found.get(key, ("", ""))
+        found[key] = (f"{other[0]} and {version}", other[1] + digest) if key in found else (version, digest)
     return found
 
 
@@ -105,6 +108,40 @@ def differences(built: Mapping[str, object], now: Mapping[str, tuple[str, str]])
     }
 
 
+def records(packages: Path) -> dict[Path, tuple[str, str, str]]:
+    """Every file that a distribution's RECORD lists: path to (distribution, hash, size), but for bytecode."""
+    owners: dict[Path, tuple[str, str, str]] = {}
+    for info in sorted(packages.glob("*.dist-info")):
+        name = info.name[: -len(".dist-info")].partition("-")[0]
+        if (info / "RECORD").is_file():
+            with (info / "RECORD").open(newline="", encoding="utf-8") as lines:
+                for path, method, size in (row for row in csv.reader(lines) if len(row) == 3):
+                    if not path.endswith(".pyc"):
+                        owners[Path(os.path.normpath(packages / path))] = (name, method, size)
+    return owners
+
+
+def touched(packages: Path, since: int) -> list[str]:
+    """Name the installed files that are missing, have another size than their RECORD says, or were written later.
+
+    :param packages: folder with the ``*.dist-info`` folders.
+    :param since: nanoseconds since the epoch.
+    :returns: such as ``["celery: celery/app/base.py was edited"]``.
+    """
+    found = []
+    for path, (name, method, size) in records(packages).items():
+        if not method:
+            continue
+        try:
+            state = path.stat()
+        except OSError:
+            found.append(f"{name}: {os.path.relpath(path, packages)} is missing")
+            continue
+        if state.st_mtime_ns > since or (size and state.st_size != int(size)):
+            found.append(f"{name}: {os.path.relpath(path, packages)} was edited")
+    return sorted(found)
+
+
 def edited(packages: Path) -> list[str]:
     """Hash every installed file again, and name those that are not what their package's RECORD says.
 
@@ -112,17 +149,10 @@ def edited(packages: Path) -> list[str]:
     :returns: such as ``["celery: celery/app/base.py was edited", "no package: stray.py"]``. Bytecode is left out: it is
         in no RECORD.
     """
-    owners: dict[Path, tuple[str, str]] = {}
-    for info in sorted(packages.glob("*.dist-info")):
-        name = info.name[: -len(".dist-info")].partition("-")[0]
-        if (info / "RECORD").is_file():
-            with (info / "RECORD").open(newline="", encoding="utf-8") as lines:
-                for row in csv.reader(lines):
-                    if len(row) > 1:
-                        owners[Path(os.path.normpath(packages / row[0]))] = (name, row[1])
+    owners = records(packages)
 
-    def check(entry: tuple[Path, tuple[str, str]]) -> str:
-        path, (name, wanted) = entry
+    def check(entry: tuple[Path, tuple[str, str, str]]) -> str:
+        path, (name, wanted, _size) = entry
         shown = os.path.relpath(path, packages)
         try:
             content = path.read_bytes()
@@ -132,7 +162,7 @@ def edited(packages: Path) -> list[str]:
         found = base64.urlsafe_b64encode(hashlib.new(method, content).digest()).rstrip(b"=").decode()
         return "" if found == value else f"{name}: {shown} was edited"
 
-    hashed = [(path, owner) for path, owner in owners.items() if owner[1] and path.suffix != ".pyc"]
+    hashed = [(path, owner) for path, owner in owners.items() if owner[1]]
     with ThreadPoolExecutor() as pool:
         found = [problem for problem in pool.map(check, hashed, chunksize=64) if problem]
     for folder, _folders, files in os.walk(packages):
@@ -155,7 +185,9 @@ def inspect(release: Path, python: str, deep: bool = False) -> dict[str, object]
     packages = site_packages(release, python)
     now = distributions(packages)
     drift = differences(built, now)
-    drift["edited"] = edited(packages) if deep else []
+    # What was written after the release was complete; an edit that hides its time is found by the hashes.
+    since = (release / MANIFEST).stat().st_mtime_ns if built else 0
+    drift["edited"] = edited(packages) if deep else touched(packages, since) if built else []
     fingerprint = digest(now, python)
     return {
         "fingerprint": fingerprint,
@@ -207,10 +239,11 @@ def gate(arguments: list[str], execute: Callable[[str, list[str]], object] = os.
     python = f"{sys.version_info[0]}.{sys.version_info[1]}"
     try:
         reason = refusal(Path(current), Path(wanted), python)
-    except OSError as problem:
-        reason = str(problem)
-    if not reason:
-        execute(command[0], command)
+        if not reason:
+            execute(command[0], command)
+    # Whatever it is, another start would meet it again.
+    except Exception as problem:
+        reason = f"{type(problem).__name__}: {problem}"
     print(
         f"{' '.join([Path(command[0]).name, *command[1:3]])} is not started: {reason}.\n"
         "To mend it, run on the control node: ansible-playbook -i INVENTORY site.yml  (or dataops.airflow.site)",

@@ -131,6 +131,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.installer import (
     python_version,
     run,
 )
+from ansible_collections.dataops.airflow.plugins.module_utils.turn import turn
 
 
 def unpack(wheels_file: str | None, folder: Path) -> list[str]:
@@ -186,9 +187,10 @@ def build(release: Path, options: dict[str, Any], version: str) -> None:
 
     :raises BuildError: when a step fails; nothing of the attempt is left then.
     """
-    partial = release.parent / f".{release.name}.partial"
-    cache = Path(options["root"], ".cache.partial")
-    for leftover in (partial, cache):
+    root = Path(options["root"])
+    partial, cache = release.parent / f".{release.name}.partial", root / ".cache.partial"
+    leftovers = [*release.parent.glob(".*.partial"), *release.parent.glob(".*.old"), *(root / "uv").glob(".partial-*")]
+    for leftover in (*leftovers, cache):
         shutil.rmtree(leftover, ignore_errors=True)
     release.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -220,6 +222,34 @@ def prune(release: Path, keep: int) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def converge(module: AnsibleModule, release: Path, version: str) -> None:
+    """Build the release where it is not what it shall be, and end the module.
+
+    :raises BuildError: when a step fails; nothing of the attempt is left then.
+    """
+    state: dict[str, Any] = {"fingerprint": "", "packages": 0, "intact": False}
+    before = ""
+    if (release / MANIFEST).is_file():
+        state = inspect(release, version)
+        before = f"fingerprint {state['fingerprint']} {describe(state['drift'])}".rstrip() + "\n"
+    changed = not state["intact"]
+    if changed and not module.check_mode:
+        if not module.params["lock_file"]:
+            module.exit_json(changed=False, lock_wanted=True)
+        build(release, module.params, version)
+        state = inspect(release, version)
+        prune(release, module.params["keep"])
+    after = f"fingerprint {state['fingerprint'] if state['intact'] else 'of a new build'}\n"
+    module.exit_json(
+        changed=changed,
+        path=str(release),
+        previous=way_back(Path(module.params["root"]), release.name),
+        fingerprint=state["fingerprint"] if state["intact"] else "",
+        packages=state["packages"] if state["intact"] else 0,
+        diff={"before": before, "after": after} if changed else {},
+    )
+
+
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(
@@ -240,31 +270,16 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    release = Path(module.params["root"], "releases", module.params["name"])
+    root = Path(module.params["root"])
+    release = root / "releases" / module.params["name"]
     os.umask(0o022)
     try:
         version = python_version(module.params["python"])
-        state: dict[str, Any] = {"fingerprint": "", "packages": 0, "intact": False}
-        before = ""
-        if (release / MANIFEST).is_file():
-            state = inspect(release, version)
-            before = f"fingerprint {state['fingerprint']} {describe(state['drift'])}".rstrip() + "\n"
-        changed = not state["intact"]
-        if changed and not module.check_mode:
-            if not module.params["lock_file"]:
-                module.exit_json(changed=False, lock_wanted=True)
-            build(release, module.params, version)
-            state = inspect(release, version)
-            prune(release, module.params["keep"])
-        after = f"fingerprint {state['fingerprint'] if state['intact'] else 'of a new build'}\n"
-        module.exit_json(
-            changed=changed,
-            path=str(release),
-            previous=way_back(Path(module.params["root"]), release.name),
-            fingerprint=state["fingerprint"] if state["intact"] else "",
-            packages=state["packages"] if state["intact"] else 0,
-            diff={"before": before, "after": after} if changed else {},
-        )
+        if not module.check_mode:
+            root.mkdir(parents=True, exist_ok=True)
+        # What a run that was broken off left behind may still be building: it is waited for.
+        with turn(root):
+            converge(module, release, version)
     except (BuildError, OSError) as problem:
         module.fail_json(msg=f"release {release.name}: {problem}")
 

@@ -156,7 +156,7 @@ def main() -> None:
             (release / RECORD).write_text(json.dumps(after) + "\n")
         diff = {"before": json.dumps(before) + "\n", "after": json.dumps(after) + "\n"}
         module.exit_json(changed=not current, fresh=not before, revisions=after, diff=diff)
-    except SchemaError as problem:
+    except (SchemaError, OSError) as problem:
         module.fail_json(msg=str(problem))
 
 

@@ -139,7 +139,8 @@ def recorded(path: str) -> str:
 
 def is_stale(unit: dict[str, Any], pending: list[str]) -> bool:
     """Whether a running unit was started with something else than its files of now, or of soon."""
-    return bool(set(unit["files"]) & set(pending)) or recorded(unit["record"]) != checksums(unit["files"])
+    soon = any(file == path or file.startswith(f"{path}/") for file in unit["files"] for path in pending)
+    return soon or recorded(unit["record"]) != checksums(unit["files"])
 
 
 def main() -> None:

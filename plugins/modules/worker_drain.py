@@ -42,6 +42,10 @@ options:
     description: Seconds to wait for the state. 0 waits for ever.
     type: int
     default: 0
+  abandon:
+    description: Give up when this file is there, which the worker writes when it starts. Only for O(state=drained).
+    type: path
+    default: ""
   patience:
     description: Seconds for which the worker, or the broker, may be silent before the worker counts as gone.
     type: int
@@ -119,6 +123,7 @@ waited:
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -183,14 +188,17 @@ class Worker:
                 raise GoneError(trouble)
             time.sleep(FIRST_PAUSE)
 
-    def drain(self, deadline: float | None, wait: bool) -> None:
+    def drain(self, deadline: float | None, wait: bool, abandon: Path | None = None) -> None:
         """Stop it from consuming, and wait until it has no task.
 
         :param deadline: of ``time.monotonic``; None waits for ever.
-        :raises DrainError: when it has tasks, or consumes, at the deadline.
+        :param abandon: a file whose appearance tells that the worker was started anew, to work.
+        :raises DrainError: when it has tasks, or consumes, at the deadline, or when it was started anew.
         """
         found, quiet, pause = self.look(), 0, FIRST_PAUSE
         while True:
+            if abandon and abandon.exists():
+                raise DrainError("was started anew by another run meanwhile")
             if found.queues:
                 # Also later: a worker that was started anew consumes from all its queues.
                 found, quiet = self.look(cancel=found.queues), 0
@@ -234,6 +242,7 @@ def main() -> None:
             "wait": {"type": "bool", "default": True},
             "timeout": {"type": "int", "default": 0},
             "patience": {"type": "int", "default": 30},
+            "abandon": {"type": "path", "default": ""},
             "gone": {"type": "str", "choices": ["fail", "accept"], "default": "fail"},
             "broker_url": {"type": "str", "required": True, "no_log": True},
             "python": {"type": "path", "default": "/opt/airflow/current/bin/python"},
@@ -255,7 +264,7 @@ def main() -> None:
         if module.check_mode:
             worker.look()
         elif option["state"] == "drained":
-            worker.drain(deadline, option["wait"])
+            worker.drain(deadline, option["wait"], Path(option["abandon"]) if option["abandon"] else None)
         else:
             worker.consume(option["queues"], deadline)
     except GoneError as problem:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -110,7 +111,7 @@ def drift(release: Path, deep: bool = False) -> str:
 def test_drift_is_named(release: Path) -> None:
     packages = module.site_packages(release, PYTHON)
     assert drift(release) == ""
-    install(packages, "pandas", "2.3.0")
+    install(packages, "pandas", "2.3.0", "pandas-2.3.0.dist-info/RECORD,,\n")
     (packages / "celery-5.6.2.dist-info").rename(packages / "celery-5.7.0.dist-info")
     assert drift(release) == "added: pandas 2.3.0; changed: celery 5.6.2 -> 5.7.0"
     (packages / "celery-5.7.0.dist-info/RECORD").unlink()
@@ -123,13 +124,21 @@ def test_drift_is_named(release: Path) -> None:
 def test_files_that_were_edited_in_place_are_named(release: Path) -> None:
     packages = module.site_packages(release, PYTHON)
     assert drift(release, deep=True) == ""
-    (packages / "real.py").write_text("a = 2\n")
     (packages / "stray.py").touch()
     (packages / "__pycache__").mkdir()
     (packages / "__pycache__/real.cpython-311.pyc").touch()
-    assert drift(release) == "", "this costs no time at a start; verify.yml looks deeper"
+    assert drift(release) == "", "a file of no package is for verify.yml, which looks deeper"
+    (packages / "real.py").write_text("a = 2\n")
+    assert drift(release) == "edited: real: real.py was edited", "written after the build"
+    os.utime(packages / "real.py", (1000, 1000))
+    assert drift(release) == "", "an edit that hides its time and keeps the size is found by the hashes"
     assert drift(release, deep=True) == "edited: no package: stray.py, real: real.py was edited"
+    (packages / "real.py").write_text("a = 22\n")
+    os.utime(packages / "real.py", (1000, 1000))
+    assert drift(release) == "edited: real: real.py was edited", "another size"
+    assert start(release, "/bin/echo").returncode == module.REFUSED
     (packages / "real.py").unlink()
+    assert drift(release) == "edited: real: real.py is missing"
     (release / "bin/real").write_text("#!/bin/other\n")
     told = drift(release, deep=True)
     assert "real: real.py is missing" in told and "bin/real was edited" in told
@@ -151,7 +160,7 @@ def test_the_gate_becomes_the_command(release: Path) -> None:
 
 def test_the_gate_refuses_what_is_not_the_clusters(release: Path) -> None:
     top = release.parents[1]
-    install(module.site_packages(release, PYTHON), "pandas", "2.3.0")
+    install(module.site_packages(release, PYTHON), "pandas", "2.3.0", "")
     done = start(release, "/bin/echo", "worker")
     assert (done.returncode, done.stdout) == (module.REFUSED, "")
     for word in ("echo worker is not started", "added: pandas 2.3.0", "site.yml"):
@@ -168,6 +177,19 @@ def test_the_gate_refuses_another_python(release: Path) -> None:
     (release / "release.json").write_text(json.dumps({**manifest, "python": "3.9"}))
     done = start(release, "/bin/echo")
     assert done.returncode == module.REFUSED and f"built for Python 3.9; this host has {PYTHON} now" in done.stderr
+
+
+def test_the_gate_refuses_whatever_is_broken(release: Path) -> None:
+    done = start(release, "/nonexistent/airflow", "worker")
+    assert done.returncode == module.REFUSED and "FileNotFoundError" in done.stderr
+    manifest = json.loads((release / "release.json").read_text())
+    (release / "release.json").write_text(json.dumps({**manifest, "distributions": {"a": []}}))
+    assert start(release, "/bin/echo").returncode == module.REFUSED
+
+
+def test_a_second_folder_of_a_package_counts(release: Path) -> None:
+    install(module.site_packages(release, PYTHON), "celery", "5.10.0", "")
+    assert drift(release) == "changed: celery 5.6.2 -> 5.10.0 and 5.6.2"
 
 
 def test_the_gate_refuses_a_changed_manifest(release: Path) -> None:

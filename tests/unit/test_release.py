@@ -44,6 +44,7 @@ case "$(basename $0) $*" in
     grep -v '^#' "$lock" | while read -r name version; do
       info="$target/lib/python3.11/site-packages/$name-$version.dist-info"
       mkdir "$info" && echo "$name.py,sha256=x,1" > "$info/RECORD"
+      printf x > "$target/lib/python3.11/site-packages/$name.py"
     done
     grep -q broken "$lock" && {{ echo "hash mismatch for broken at $UV_DEFAULT_INDEX" >&2; exit 7; }}
     exit 0 ;;

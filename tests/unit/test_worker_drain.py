@@ -278,3 +278,18 @@ def test_the_password_is_no_argument(tmp_path: Path) -> None:
     spy.chmod(0o755)
     assert talk(str(spy), SECRET, "celery@worker1") is None
     assert "s3cr3t" not in (tmp_path / "arguments").read_text()
+
+
+def test_it_gives_up_when_the_worker_was_started_anew(fake: Fake, call: Any, tmp_path: Path) -> None:
+    """A drain that a broken-off run left behind must not stop the worker of a later one."""
+    fake.ends = {1: 5000}
+    record = tmp_path / "started-with"
+
+    def start() -> None:
+        record.touch()
+        fake.queues = list(QUEUES)
+
+    fake.events[6] = start
+    answer = call(abandon=str(record))
+    assert answer["failed"] is True and "started anew" in answer["msg"]
+    assert fake.queues == QUEUES and len(fake.told) == 1
