@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from conftest import INVENTORY, SOURCES, TOP, Api, Cluster, changes, restarted, wait_until
-from private_index import serve
 
 CHANGE = "group_vars/all/zzz_change.yml"
 LOCK = INVENTORY / "airflow-lock.txt"
@@ -338,26 +337,4 @@ def test_wheelhouse_needs_no_index(cluster, wheelhouse):
     want(cluster, "boto3", airflow_wheelhouse=str(wheelhouse))
     cluster.play("site.yml")
     assert restarted(before, cluster.started()) == {"worker3/airflow-worker", "control1/airflow-scheduler"}
-    cluster.play("playbooks/verify.yml")
-
-
-def test_private_index_with_a_password_and_an_authority(cluster, wheelhouse, tmp_path):
-    """The worker without a way out reaches this one; nothing shows the password."""
-    want(cluster, "boto3", "cowsay", airflow_wheelhouse=str(wheelhouse))
-    cluster.play("playbooks/lock.yml")
-    cluster.play("playbooks/wheelhouse.yml")
-    address = cluster.variable("lab_network") + ".1"
-    with serve(wheelhouse, address, tmp_path, "robot", "s3cr3t-token") as (place, authority, served):
-        trusted = [*cluster.variable("cluster_ca_certificates"), str(authority)]
-        trust = ("-e", json.dumps({"cluster_ca_certificates": trusted}))
-        want(cluster, "boto3", "cowsay", airflow_index_url=f"https://robot:wrong@{place}/simple")
-        told = cluster.play("site.yml", *trust, "-vvv", succeeds=False)
-        assert "401" in told and "robot:wrong" not in told
-        assert served == []
-        want(cluster, "boto3", "cowsay", airflow_index_url=f"https://robot:s3cr3t-token@{place}/simple")
-        output = cluster.play("site.yml", *trust, "--diff", "-vvv")
-        assert any("cowsay" in path for path in served) and len(served) > 300
-        assert "s3cr3t-token" not in output
-    held = "grep -rl s3cr3t-token /etc /opt/airflow /var/lib/airflow /var/log /run /proc/[0-9]*/environ 2>/dev/null"
-    assert cluster.host("worker3").run(held).stdout == ""
     cluster.play("playbooks/verify.yml")
