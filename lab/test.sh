@@ -9,7 +9,9 @@ stage() {
   local name=$1 start=$SECONDS
   shift
   printf '\n===== %s\n' "$name"
+  rm -f .cache/failures.txt
   if ! "$@"; then
+    [[ ! -s .cache/failures.txt ]] || cat .cache/failures.txt
     printf '\n===== %s FAILED after %d s\n%d passed, 1 failed\n' "$name" $((SECONDS - start)) "$passed"
     exit 1
   fi

@@ -20,6 +20,7 @@ import testinfra
 TOP = Path(__file__).parents[1]
 SCENARIO = os.environ["MOLECULE_SCENARIO_NAME"]
 INVENTORY = TOP / ".lab" / SCENARIO / "inventory"
+FAILURES = TOP / ".cache" / "failures.txt"
 SOURCES = ["-i", str(INVENTORY), "-i", str(TOP / "lab" / "inventories" / f"{SCENARIO}.yml")]
 
 
@@ -187,3 +188,10 @@ def web_url(cluster: Cluster) -> str:
 def api(cluster: Cluster, web_url: str) -> Api:
     """The API, logged in."""
     return Api(web_url, "admin", cluster.secrets["airflow_admin_password"])
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Keep what failed: the suite prints it last, where the scenario's recap would hide it."""
+    reports = [*terminalreporter.getreports("error"), *terminalreporter.getreports("failed")]
+    FAILURES.parent.mkdir(exist_ok=True)
+    FAILURES.write_text("\n".join(f"{report.nodeid}\n{report.longreprtext[-3000:]}\n" for report in reports))
