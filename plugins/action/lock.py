@@ -14,16 +14,16 @@ import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.dataops.airflow.plugins.module_utils import lock_file
+from ansible_collections.dataops.airflow.plugins.module_utils.credentials import scrub, secrets_in
 from ansible_collections.dataops.airflow.plugins.module_utils.installer import BuildError, install_uv
 from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import Problem, report
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
@@ -143,27 +143,6 @@ class Uv:
 
 
 # -- uv --------------------------------------------------------------------------------------------------------------
-
-
-def secrets_in(urls: Iterable[str]) -> dict[str, str]:
-    """Return what must not be shown of some URLs, longest first, with what is shown instead."""
-    found: dict[str, str] = {}
-    for url in urls:
-        parts = urlsplit(url)
-        user, _, place = parts.netloc.rpartition("@")
-        if user:
-            found[url] = urlunsplit(parts._replace(netloc=place, query=""))
-            found[f"{user}@"] = ""
-            for secret in filter(None, (parts.password, unquote(parts.password or ""))):
-                found[secret] = "***"
-    return dict(sorted(found.items(), key=lambda item: -len(item[0])))
-
-
-def scrub(text: str, secrets: Mapping[str, str]) -> str:
-    """Return a text without secrets."""
-    for secret, shown in secrets.items():
-        text = text.replace(secret, shown)
-    return text
 
 
 def environment_here(index_url: str, bundle: str = "") -> dict[str, str]:

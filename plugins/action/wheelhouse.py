@@ -14,12 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from ansible import constants
 from ansible.errors import AnsibleActionFail
-from ansible.module_utils.common.parameters import remove_values
 from ansible.plugins.action import ActionBase
+from ansible_collections.dataops.airflow.plugins.module_utils.credentials import scrub, secrets_in
 from ansible_collections.dataops.airflow.plugins.module_utils.installer import BuildError, environment_for, run
 from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import Problem, report
 from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import Lock, LockError, Pin, parse
@@ -135,10 +134,9 @@ class ActionModule(ActionBase):  # type: ignore[misc,unused-ignore]
         try:
             result.update(self._converge(folder, args))
         except (WheelhouseError, LockError, BuildError, OSError) as error:
-            secrets = {args["index_url"], *_passwords(args["index_url"])} - {""}
             problem = Problem(
                 f"wheelhouse {folder}",
-                str(remove_values(shorten(str(error)), secrets)),
+                scrub(shorten(str(error)), secrets_in([args["index_url"]])),
                 "every wheel of the lock, from an index that can be reached, or built beside the lock",
                 "mend what is said there, and run again; the files that are there are kept",
             )
@@ -183,9 +181,3 @@ def shorten(text: str) -> str:
     text = re.sub(r"Retrying \(Retry\([^)]*\)\) after ", "", text)
     text = re.sub(r"<\S+ object at \w+>: ", "", text)
     return "\n".join(dict.fromkeys(text.splitlines()))
-
-
-def _passwords(url: str) -> list[str]:
-    """The password in a URL, as it is written there and as it is meant."""
-    password = urlsplit(url).password or ""
-    return [password, unquote(password)]
