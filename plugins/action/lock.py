@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import ssl
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.dataops.airflow.plugins.module_utils import lock_file
 from ansible_collections.dataops.airflow.plugins.module_utils.credentials import scrub, secrets_in
-from ansible_collections.dataops.airflow.plugins.module_utils.installer import BuildError, install_uv
+from ansible_collections.dataops.airflow.plugins.module_utils.installer import BuildError, bundle_of, install_uv
 from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import Problem, report
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
@@ -164,17 +163,6 @@ def environment_here(index_url: str, bundle: str = "") -> dict[str, str]:
     if bundle:
         kept.update({"SSL_CERT_FILE": bundle, "PIP_CERT": bundle})
     return kept
-
-
-def bundle_of(certificates: Sequence[str], folder: Path) -> str:
-    """Write one PEM file with the authorities that this machine trusts and some more; its path, or "" for none."""
-    if not certificates:
-        return ""
-    trusted = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile or ""
-    files = [*([trusted] if Path(trusted).is_file() else []), *certificates]
-    bundle = folder / "authorities.pem"
-    bundle.write_text("\n".join(Path(file).read_text(encoding="utf-8") for file in files), encoding="utf-8")
-    return str(bundle)
 
 
 def find_uv(requirement: str, tools: Path, environment: dict[str, str]) -> Path:
