@@ -54,9 +54,6 @@ REACHING = re.compile(
 )
 """Settings of the operator that say where packages are, not which ones are chosen."""
 
-WHEELS = ".wheels"
-"""Folder beside the lock for what was built. With the dot, Ansible does not read it as a part of the inventory."""
-
 TITLE = "The packages cannot be locked. Nothing was changed."
 
 
@@ -395,12 +392,12 @@ class ActionModule(ActionBase):  # type: ignore[misc,unused-ignore]
             header["until"] = f"3.{minors[-1]}"
         if reasons:
             self._display.warning(f"The lock is for Python 3.{minors[0]} to 3.{minors[-1]} only.\n{reasons}")
-        pins, wheels, built = self._wheels(args, wanted, pins, stored, path.parent / WHEELS, variables)
+        pins, wheels, built = self._wheels(args, wanted, pins, stored, path.parent / lock_file.WHEELS, variables)
         text = lock_file.render(lock_file.narrowed(header, wheels), lock_file.write_pins(pins))
         changed = text != stored.text or bool(built)
         if changed and not self._task.check_mode:
             write(path, text)
-            self._forget(stored, wheels, path.parent / WHEELS)
+            self._forget(stored, wheels, path.parent / lock_file.WHEELS)
         lines = lock_file.changes(stored.lock or seed.lock, lock_file.Lock({}, pins))
         answer = {
             "changed": changed,
