@@ -59,6 +59,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "airflow_requirements": {"type": "list", "elements": "str", "default": []},
         "airflow_lock": {"type": "path"},
         "airflow_dags": {"type": "path", "default": ""},
+        "airflow_index_url": {"type": "str", "default": "", "no_log": True},
         "airflow_wheelhouse": {"type": "path", "default": ""},
         "airflow_worker_concurrency": {"type": "int", "default": 16},
         "airflow_releases_kept": {"type": "int", "default": 3},
@@ -604,6 +605,11 @@ def test_only_with_the_local_executor_a_scheduler_serves_logs() -> None:
     assert check(ports) == []
     problem = only(check(ports, groups=LOCAL))
     assert "cluster_webserver_port and cluster_worker_log_port" in problem.found
+
+
+def test_a_malformed_index_is_refused_without_its_password() -> None:
+    problem = only(check({"airflow_index_url": ["https://robot:s3cr3t@example.org/simple"]}))
+    assert problem.subject.startswith("airflow_index_url") and "s3cr3t" not in str(problem)
 
 
 # -- version and files ----------------------------------------------------------------------------------------------
