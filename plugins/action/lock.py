@@ -10,21 +10,20 @@ import json
 import os
 import re
 import shutil
-import ssl
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.dataops.airflow.plugins.module_utils import lock_file
-from ansible_collections.dataops.airflow.plugins.module_utils.installer import BuildError, install_uv
+from ansible_collections.dataops.airflow.plugins.module_utils.credentials import scrub, secrets_in
+from ansible_collections.dataops.airflow.plugins.module_utils.installer import BuildError, bundle_of, install_uv
 from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import Problem, report
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
@@ -54,9 +53,6 @@ REACHING = re.compile(
     r"UV_((DEFAULT_|EXTRA_)?INDEX|FIND_LINKS|HTTP_|SYSTEM_CERTS|NATIVE_TLS|KEYRING|CACHE|OFFLINE|INSEC)"
 )
 """Settings of the operator that say where packages are, not which ones are chosen."""
-
-WHEELS = ".wheels"
-"""Folder beside the lock for what was built. With the dot, Ansible does not read it as a part of the inventory."""
 
 TITLE = "The packages cannot be locked. Nothing was changed."
 
@@ -145,27 +141,6 @@ class Uv:
 # -- uv --------------------------------------------------------------------------------------------------------------
 
 
-def secrets_in(urls: Iterable[str]) -> dict[str, str]:
-    """Return what must not be shown of some URLs, longest first, with what is shown instead."""
-    found: dict[str, str] = {}
-    for url in urls:
-        parts = urlsplit(url)
-        user, _, place = parts.netloc.rpartition("@")
-        if user:
-            found[url] = urlunsplit(parts._replace(netloc=place, query=""))
-            found[f"{user}@"] = ""
-            for secret in filter(None, (parts.password, unquote(parts.password or ""))):
-                found[secret] = "***"
-    return dict(sorted(found.items(), key=lambda item: -len(item[0])))
-
-
-def scrub(text: str, secrets: Mapping[str, str]) -> str:
-    """Return a text without secrets."""
-    for secret, shown in secrets.items():
-        text = text.replace(secret, shown)
-    return text
-
-
 def environment_here(index_url: str, bundle: str = "") -> dict[str, str]:
     """Environment of uv and pip on the control node: the operator's, less what changes the choice of versions.
 
@@ -185,17 +160,6 @@ def environment_here(index_url: str, bundle: str = "") -> dict[str, str]:
     if bundle:
         kept.update({"SSL_CERT_FILE": bundle, "PIP_CERT": bundle})
     return kept
-
-
-def bundle_of(certificates: Sequence[str], folder: Path) -> str:
-    """Write one PEM file with the authorities that this machine trusts and some more; its path, or "" for none."""
-    if not certificates:
-        return ""
-    trusted = os.environ.get("SSL_CERT_FILE") or ssl.get_default_verify_paths().cafile or ""
-    files = [*([trusted] if Path(trusted).is_file() else []), *certificates]
-    bundle = folder / "authorities.pem"
-    bundle.write_text("\n".join(Path(file).read_text(encoding="utf-8") for file in files), encoding="utf-8")
-    return str(bundle)
 
 
 def find_uv(requirement: str, tools: Path, environment: dict[str, str]) -> Path:
@@ -428,12 +392,12 @@ class ActionModule(ActionBase):  # type: ignore[misc,unused-ignore]
             header["until"] = f"3.{minors[-1]}"
         if reasons:
             self._display.warning(f"The lock is for Python 3.{minors[0]} to 3.{minors[-1]} only.\n{reasons}")
-        pins, wheels, built = self._wheels(args, wanted, pins, stored, path.parent / WHEELS, variables)
+        pins, wheels, built = self._wheels(args, wanted, pins, stored, path.parent / lock_file.WHEELS, variables)
         text = lock_file.render(lock_file.narrowed(header, wheels), lock_file.write_pins(pins))
         changed = text != stored.text or bool(built)
         if changed and not self._task.check_mode:
             write(path, text)
-            self._forget(stored, wheels, path.parent / WHEELS)
+            self._forget(stored, wheels, path.parent / lock_file.WHEELS)
         lines = lock_file.changes(stored.lock or seed.lock, lock_file.Lock({}, pins))
         answer = {
             "changed": changed,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible.vars.manager import VariableManager
 from ansible_collections.dataops.airflow.plugins.module_utils import inventory_rules as rules
+from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import WHEELS
 
 COLLECTION = Path(__file__).resolve().parents[2]
 
@@ -99,7 +101,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         lock = inventory.value("airflow_lock", {}) or templated_defaults.get("airflow_lock")
         lock = self._loader.path_dwim(lock) if isinstance(lock, str) and lock else ""
         return (
-            replace(inventory, lock=lock, lock_text=_text(lock)),
+            replace(inventory, lock=lock, lock_text=_text(lock), built_wheels=_wheels(lock)),
             rules.Catalogue(
                 options={role: options for role, path in roles.items() if (options := _options(path))},
                 constants={name: role for role, values in constants_of.items() for name in values},
@@ -123,6 +125,12 @@ def _text(path: str) -> str | None:
         return Path(path).read_text(encoding="utf-8") if path else None
     except (OSError, UnicodeError):
         return None
+
+
+def _wheels(lock: str) -> dict[str, str]:
+    """Return name -> SHA-256 of the wheels that lie in the folder for built ones beside a lock."""
+    files = sorted((Path(lock).parent / WHEELS).glob("*.whl")) if lock else []
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.is_file()}
 
 
 def _options(role: Path) -> Values:

@@ -14,13 +14,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from ansible import constants
 from ansible.errors import AnsibleActionFail
-from ansible.module_utils.common.parameters import remove_values
 from ansible.plugins.action import ActionBase
-from ansible_collections.dataops.airflow.plugins.module_utils.installer import BuildError, environment_for, run
+from ansible_collections.dataops.airflow.plugins.module_utils.credentials import scrub, secrets_in
+from ansible_collections.dataops.airflow.plugins.module_utils.installer import (
+    BuildError,
+    bundle_of,
+    environment_for,
+    run,
+)
 from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import Problem, report
 from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import Lock, LockError, Pin, parse
 from ansible_collections.dataops.airflow.plugins.module_utils.turn import turn
@@ -48,6 +52,7 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "wheels": {"type": "path"},
     "index_url": {"type": "str", "default": "", "no_log": True},
     "ca_bundle": {"type": "path", "default": "/etc/ssl/certs/ca-certificates.crt"},
+    "ca_certificates": {"type": "list", "elements": "str", "default": []},
 }
 PARTIAL = ".partial-"
 
@@ -134,11 +139,10 @@ class ActionModule(ActionBase):  # type: ignore[misc,unused-ignore]
         folder = Path(os.path.realpath(self._loader.path_dwim(args["path"])))
         try:
             result.update(self._converge(folder, args))
-        except (WheelhouseError, LockError, BuildError, OSError) as error:
-            secrets = {args["index_url"], *_passwords(args["index_url"])} - {""}
+        except (WheelhouseError, LockError, BuildError, OSError, UnicodeError) as error:
             problem = Problem(
                 f"wheelhouse {folder}",
-                str(remove_values(shorten(str(error)), secrets)),
+                scrub(shorten(str(error)), secrets_in([args["index_url"]])),
                 "every wheel of the lock, from an index that can be reached, or built beside the lock",
                 "mend what is said there, and run again; the files that are there are kept",
             )
@@ -156,7 +160,9 @@ class ActionModule(ActionBase):  # type: ignore[misc,unused-ignore]
             gaps = find_gaps(files, lock, targets, args["uv"])
             if gaps and not self._task.check_mode:
                 with tempfile.TemporaryDirectory(dir=constants.DEFAULT_LOCAL_TMP) as scratch:
-                    environment = environment_for(args["index_url"], args["ca_bundle"], scratch)
+                    certificates = [self._loader.path_dwim(file) for file in args["ca_certificates"]]
+                    authorities = bundle_of(certificates, Path(scratch), args["ca_bundle"])
+                    environment = environment_for(args["index_url"], authorities, scratch)
                     fill(folder, lock, args["uv"], targets, wheels, Pip(environment, Path(scratch)))
                 files = hash_folder(folder)
                 left = missing(files, lock, targets, args["uv"])
@@ -183,9 +189,3 @@ def shorten(text: str) -> str:
     text = re.sub(r"Retrying \(Retry\([^)]*\)\) after ", "", text)
     text = re.sub(r"<\S+ object at \w+>: ", "", text)
     return "\n".join(dict.fromkeys(text.splitlines()))
-
-
-def _passwords(url: str) -> list[str]:
-    """The password in a URL, as it is written there and as it is meant."""
-    password = urlsplit(url).password or ""
-    return [password, unquote(password)]

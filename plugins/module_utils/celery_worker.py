@@ -1,6 +1,6 @@
 # Copyright: the dataops.airflow contributors
 # Apache License 2.0 (see LICENSE)
-"""Tells one Celery worker, through the broker, from which queues to consume, and asks what it is doing."""
+"""Asks Celery's workers through the broker: which answer, and what one does; and tells it which queues to consume."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ from dataclasses import dataclass
 from typing import Any
 
 # Celery is in Airflow's interpreter, not in that of the module. The broker's URL holds a password: no argument.
-# The arguments of a task hold the token that it runs with, so that only its names are let out. A worker carries out
-# what it is told a moment after it has answered: the queues that it tells afterwards may still be those of before.
-TALK = """
+CONNECT = """
 import json, os, sys
 from celery import Celery
 told = json.loads(sys.argv[1])
-worker = told['worker']
-one = {'destination': [worker], 'timeout': told['timeout'], 'limit': 1}
 app = Celery(broker=os.environ['BROKER_URL'])
 app.conf.broker_connection_retry = False
-app.conf.broker_transport_options = {'socket_timeout': 10, 'socket_connect_timeout': 5}
+app.conf.broker_transport_options = {'socket_timeout': told['patience'], 'socket_connect_timeout': 5}
+"""
+
+PING = """
+print(json.dumps([name for answer in app.control.ping(**told['options']) for name in answer]))
+"""
+
+# The arguments of a task hold the token that it runs with, so that only its names are let out. A worker carries out
+# what it is told a moment after it has answered: the queues that it tells afterwards may still be those of before.
+TALK = """
+worker = told['worker']
+one = {'destination': [worker], 'timeout': told['timeout'], 'limit': 1}
 for queue in told['cancel']:
     app.control.cancel_consumer(queue, reply=True, **one)
 for queue in told['add']:
@@ -67,6 +74,38 @@ class Look:
     tasks: list[dict[str, Any]]
 
 
+def _run(python: str, broker_url: str, question: str, told: dict[str, Any]) -> Any:
+    """Run a question in Airflow's interpreter, and return what it prints last.
+
+    :param told: ``patience``, the seconds to wait for the broker, and what the question reads.
+    :raises BrokerError: when the broker cannot be asked.
+    """
+    done = subprocess.run(
+        [python, "-c", CONNECT + question, json.dumps(told)],
+        env={**os.environ, "BROKER_URL": broker_url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise BrokerError((done.stderr.strip().splitlines() or ["no answer"])[-1])
+    return json.loads(done.stdout.rstrip().rpartition("\n")[2])
+
+
+def ping(python: str, broker_url: str, worker: str | None = None) -> list[str]:
+    """Return Celery's names of the workers that answer a ping.
+
+    :param python: interpreter that can import Celery.
+    :param worker: ask only the one with this name, and do not wait for others.
+    :raises BrokerError: when the broker cannot be asked.
+    """
+    options: dict[str, Any] = {"timeout": 2}
+    if worker is not None:
+        options = {"destination": [worker], "timeout": 3, "limit": 1}
+    names: list[str] = _run(python, broker_url, PING, {"options": options, "patience": 5})
+    return names
+
+
 def talk(
     python: str,
     broker_url: str,
@@ -85,15 +124,6 @@ def talk(
     :param timeout: seconds for each answer.
     :raises BrokerError: when the broker cannot be asked.
     """
-    told = {"worker": worker, "cancel": list(cancel), "add": list(add), "timeout": timeout}
-    done = subprocess.run(
-        [python, "-c", TALK, json.dumps(told)],
-        env={**os.environ, "BROKER_URL": broker_url},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise BrokerError((done.stderr.strip().splitlines() or ["no answer"])[-1])
-    answer = json.loads(done.stdout.splitlines()[-1])
+    told = {"worker": worker, "cancel": list(cancel), "add": list(add), "timeout": timeout, "patience": 10}
+    answer = _run(python, broker_url, TALK, told)
     return None if answer is None else Look(**answer)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -43,6 +44,24 @@ def environment_for(index_url: str, ca_bundle: str, cache: str) -> dict[str, str
     if Path(ca_bundle).is_file():
         keep.update({"PIP_CERT": ca_bundle, "SSL_CERT_FILE": ca_bundle})
     return keep
+
+
+def bundle_of(certificates: Sequence[str], folder: Path, trusted: str = "") -> str:
+    """Write one PEM file with the authorities that are trusted anyway and some more.
+
+    :param certificates: PEM files with the others.
+    :param folder: where to write it.
+    :param trusted: PEM file with those that are trusted anyway; where there is none, those of this machine.
+    :returns: its path; ``trusted`` as it is where there are no others.
+    """
+    if not certificates:
+        return trusted
+    candidates = (trusted, os.environ.get("SSL_CERT_FILE"), ssl.get_default_verify_paths().cafile)
+    before = next((file for file in candidates if file and Path(file).is_file()), None)
+    bundle = folder / "authorities.pem"
+    texts = [Path(file).read_text(encoding="utf-8") for file in (*([before] if before else []), *certificates)]
+    bundle.write_text("\n".join(texts), encoding="utf-8")
+    return str(bundle)
 
 
 def install_uv(

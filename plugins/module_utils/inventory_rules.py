@@ -219,6 +219,7 @@ class Inventory:
     :param ignored_prefixes: variable names that start with one of these belong to somebody else.
     :param lock: path of the lock that the hosts would install; empty where it cannot be computed.
     :param lock_text: its text; None if there is no such file.
+    :param built_wheels: name -> SHA-256 of the wheels in the folder for built ones beside it.
     """
 
     groups: Mapping[str, Sequence[str]]
@@ -229,6 +230,7 @@ class Inventory:
     ignored_prefixes: Sequence[str] = ()
     lock: str = ""
     lock_text: str | None = None
+    built_wheels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def hosts(self) -> list[str]:
@@ -685,6 +687,18 @@ def check_lock(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
                 "a lock that satisfies airflow_version, airflow_extras and airflow_requirements"
                 + ("" if version in catalogue.locks else _shipped(catalogue)),
                 _lock_remedy(inventory),
+            )
+        )
+    # A wheelhouse has them too; what it lacks is another rule's.
+    lost = lock_file.lost_wheels(lock, inventory.built_wheels)
+    if lost and not inventory.value("airflow_wheelhouse", catalogue.defaults):
+        problems.append(
+            Problem(
+                f"{subject}, folder {lock_file.WHEELS} beside it",
+                "\n".join(lost),
+                "each wheel that the lock names, as it was built: no package index has it",
+                f"put the folder back as it was when the lock was made (it is committed with it); or\n{LOCK_COMMAND}\n"
+                "builds what is missing again",
             )
         )
     return problems

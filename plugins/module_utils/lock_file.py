@@ -28,6 +28,9 @@ MACHINES = ("x86_64", "aarch64")
 KEYS = ("airflow", "extras", "requirements", "python", "until", "platform", "cut-off", "wheels", "sha256")
 """The header's keys, in the order in which they are written."""
 
+WHEELS = ".wheels"
+"""Folder beside a lock for what was built. With the dot, Ansible does not read it as a part of the inventory."""
+
 TITLE = "# Airflow's packages with their hashes, the same on every host. Made by a command: edits are refused."
 
 HASH_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
@@ -213,6 +216,19 @@ def unfit_for(lock: Lock, python: str, machine: str) -> str:
         if minor and not wheel_fits(wheel, minor, machine):
             return f"it has a wheel that was built for another host: {wheel}"
     return ""
+
+
+def lost_wheels(lock: Lock, files: Mapping[str, str]) -> list[str]:
+    """Name the wheels that were built for a lock and are not there as they were built: no index has them.
+
+    :param files: name -> SHA-256 of the files in the folder `WHEELS` beside the lock.
+    """
+    hashes = {known for pin in lock.pins for known in pin.hashes}
+    return [
+        f"{wheel} is missing" if wheel not in files else f"{wheel} has a hash that the lock does not have"
+        for wheel in lock.wheels
+        if f"sha256:{files.get(wheel)}" not in hashes
+    ]
 
 
 def wheel_fits(wheel: str, minor: int, machine: str) -> bool:

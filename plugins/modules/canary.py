@@ -107,7 +107,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import Api, ApiError, seconds
-from ansible_collections.dataops.airflow.plugins.module_utils.celery_ping import PingError, ping
+from ansible_collections.dataops.airflow.plugins.module_utils.celery_worker import BrokerError, ping
 
 DAG = "dataops_canary"
 # A worker that has no result backend stops after 32 tasks.
@@ -127,7 +127,7 @@ def live_workers(python: str, broker_url: str) -> list[str]:
     """Names of the Celery workers that answer a ping, without their prefix ``celery@``."""
     try:
         return sorted(name.partition("@")[2] for name in ping(python, broker_url))
-    except PingError as problem:
+    except BrokerError as problem:
         raise CanaryError(f"the broker cannot be asked: {problem}") from problem
 
 

@@ -106,7 +106,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import DIRECT, seconds
-from ansible_collections.dataops.airflow.plugins.module_utils.celery_ping import PingError, ping
+from ansible_collections.dataops.airflow.plugins.module_utils.celery_worker import BrokerError, ping
 
 JOURNAL_LINES = 8
 
@@ -166,7 +166,7 @@ def celery_asker(python: str, broker_url: str) -> Callable[[dict[str, Any]], str
     def ask(check: dict[str, Any]) -> str:
         try:
             return "" if ping(python, broker_url, check["worker"]) else "no answer to a ping"
-        except PingError as problem:
+        except BrokerError as problem:
             return str(problem)
 
     return ask

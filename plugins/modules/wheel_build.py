@@ -85,9 +85,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dataops.airflow.plugins.module_utils.credentials import scrub, secrets_in
 from ansible_collections.dataops.airflow.plugins.module_utils.installer import BuildError, environment_for
 
 BUILDER = "nobody"
@@ -168,15 +168,6 @@ def keep(wheel: Path, folder: Path) -> tuple[Path, str]:
     return kept, hashlib.sha256(content).hexdigest()
 
 
-def without_credentials(text: str, index_url: str) -> str:
-    """A text without the credentials of the index, in which some tool may have quoted them."""
-    parts = urlsplit(index_url)
-    for secret in (index_url, parts.netloc.rpartition("@")[0], parts.password or ""):
-        for spelling in (secret, unquote(secret)):
-            text = text.replace(spelling, "***") if spelling else text
-    return text
-
-
 def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(
@@ -202,7 +193,7 @@ def main() -> None:
         path, digest = keep(build(module.params, scratch), Path(module.params["dest"]))
         module.exit_json(changed=True, path=str(path), sha256=digest)
     except (BuildError, OSError, KeyError) as problem:
-        text = without_credentials(str(problem), module.params["index_url"])
+        text = scrub(str(problem), secrets_in([module.params["index_url"]]))
         module.fail_json(msg=f"{module.params['name']} {module.params['version']}: {text}")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -62,6 +62,11 @@ options:
     description: PEM file with the authorities that the index's certificate is checked against.
     type: path
     default: /etc/ssl/certs/ca-certificates.crt
+  ca_certificates:
+    description: PEM files on the control node, with authorities to trust beside those of O(ca_bundle).
+    type: list
+    elements: str
+    default: []
 attributes:
   action:
     description: Runs on the control node only; nothing is sent to a host.

@@ -134,6 +134,18 @@ def test_the_installed_collection_works_by_its_name(site: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_lock_is_made_with_the_primary(site: Path) -> None:
+    """With --limit, its task would be skipped on every host, and the run would look like a good one."""
+    inventory = site / "limited"
+    shutil.copytree(site / "collections/ansible_collections/dataops/airflow/inventories/cluster", inventory)
+    done = call("ansible-playbook -i limited dataops.airflow.lock --limit worker1,worker2", site)
+    assert done.returncode != 0
+    text = done.stdout + done.stderr
+    for words in ("leaves control1 out. Nothing was changed.", "found:   worker1, worker2", "--limit control1"):
+        assert words in text, text
+    assert not (inventory / "airflow-lock.txt").exists()
+
+
 def test_one_host_grows_as_the_readme_says(site: Path) -> None:
     installed = site / "collections/ansible_collections/dataops/airflow"
     shutil.copytree(installed / "inventories/single_host", site / "grown")

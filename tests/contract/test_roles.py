@@ -101,6 +101,14 @@ def test_secrets_have_no_default(name: str) -> None:
         if re.search(r"password|secret|fernet", option) and not spec["description"].endswith("Secret.")
     ]
     assert unmarked == [], "their descriptions end with `Secret.`"
+    shown = [
+        option
+        for option, spec in options.items()
+        if spec["description"].endswith("Secret.")
+        and not re.search(r"password|secret|key", option)
+        and not spec.get("no_log")
+    ]
+    assert shown == [], "`no_log: true` hides from preflight's report what its name does not tell to be a secret"
 
 
 def role_calls() -> list[tuple[str, str, str]]:

@@ -1,20 +1,16 @@
-"""airflow_api and celery_ping: what is sent, what is returned, and every way in which it can fail."""
+"""airflow_api: what is sent, what is returned, and every way in which it can fail."""
 
 from __future__ import annotations
 
 import json
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import Api, ApiError, seconds
-from ansible_collections.dataops.airflow.plugins.module_utils.celery_ping import PingError, ping
 
-BROKER = "redis://airflow:s3cr3t@db1/0"
 # path -> status and body
 ANSWERS = {
     "/auth/token": (201, b'{"access_token": "t0ken"}'),
@@ -107,41 +103,3 @@ def test_nobody_listens() -> None:
 def test_times() -> None:
     assert seconds("2026-01-01T12:00:00.500000+00:00") == seconds("2026-01-01T12:00:00.500000Z") == 1767268800.5
     assert seconds(None) == seconds("") == 0.0
-
-
-@pytest.fixture
-def python(tmp_path: Path) -> Path:
-    """An interpreter whose Celery has two workers, and breaks at a broker called `broken`."""
-    (tmp_path / "celery.py").write_text(
-        "import pathlib, sys, types\n"
-        "class Celery:\n"
-        "    def __init__(self, broker):\n"
-        "        self.broker, self.conf, self.control = broker, types.SimpleNamespace(), self\n"
-        "    def ping(self, destination=None, timeout=1.0, limit=None):\n"
-        "        if 'broken' in self.broker:\n"
-        "            raise OSError('WRONGPASS invalid username-password pair')\n"
-        "        if 'mute' in self.broker:\n"
-        "            sys.exit(1)\n"
-        "        workers = ['celery@worker2', 'celery@worker1']\n"
-        "        return [{w: {'ok': 'pong'}} for w in workers if destination is None or w in destination][:limit]\n"
-    )
-    wrapper = tmp_path / "python"
-    wrapper.write_text(f'#!/bin/sh\necho "$@" > "$0.arguments"\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
-    wrapper.chmod(0o755)
-    return wrapper
-
-
-def test_workers_that_answer(python: Path) -> None:
-    assert ping(str(python), BROKER) == ["celery@worker2", "celery@worker1"]
-    assert ping(str(python), BROKER, "celery@worker1") == ["celery@worker1"]
-    assert ping(str(python), BROKER, "celery@worker3") == []
-    # A worker without a name is not every worker.
-    assert ping(str(python), BROKER, "") == []
-    assert BROKER not in Path(f"{python}.arguments").read_text()
-
-
-def test_a_broker_that_cannot_be_asked(python: Path) -> None:
-    with pytest.raises(PingError, match=r"^OSError: WRONGPASS invalid username-password pair$"):
-        ping(str(python), f"{BROKER}?broken")
-    with pytest.raises(PingError, match=r"^no answer$"):
-        ping(str(python), f"{BROKER}?mute")

@@ -86,7 +86,7 @@ def test_the_prefix_of_a_worker_is_celerys(monkeypatch: pytest.MonkeyPatch) -> N
     assert canary.live_workers("python", "redis://") == ["a", "b"]
 
     def broken(python: str, broker_url: str) -> list[str]:
-        raise canary.PingError("OSError: away")
+        raise canary.BrokerError("OSError: away")
 
     monkeypatch.setattr(canary, "ping", broken)
     with pytest.raises(CanaryError, match=r"^the broker cannot be asked: OSError: away$"):

@@ -59,6 +59,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "airflow_requirements": {"type": "list", "elements": "str", "default": []},
         "airflow_lock": {"type": "path"},
         "airflow_dags": {"type": "path", "default": ""},
+        "airflow_index_url": {"type": "str", "default": "", "no_log": True},
         "airflow_wheelhouse": {"type": "path", "default": ""},
         "airflow_worker_concurrency": {"type": "int", "default": 16},
         "airflow_releases_kept": {"type": "int", "default": 3},
@@ -131,6 +132,7 @@ def check(
     catalogue: Catalogue = CATALOGUE,
     paths: dict[str, str] | None = None,
     lock: tuple[str, str | None] = ("", None),
+    wheels: dict[str, str] | None = None,
     **hosts: dict[str, Any],
 ) -> list[Problem]:
     """Problems of the valid cluster with some variables set everywhere or on single hosts, and some removed."""
@@ -141,7 +143,14 @@ def check(
         for name in without:
             values.pop(name, None)
     path, text = lock
-    inventory = Inventory({**GROUPS, **(groups or {})}, variables, paths=paths or {}, lock=path, lock_text=text)
+    inventory = Inventory(
+        {**GROUPS, **(groups or {})},
+        variables,
+        paths=paths or {},
+        lock=path,
+        lock_text=text,
+        built_wheels=wheels or {},
+    )
     problems: list[Problem] = check_inventory(inventory, catalogue)
     return problems
 
@@ -598,6 +607,11 @@ def test_only_with_the_local_executor_a_scheduler_serves_logs() -> None:
     assert "cluster_webserver_port and cluster_worker_log_port" in problem.found
 
 
+def test_a_malformed_index_is_refused_without_its_password() -> None:
+    problem = only(check({"airflow_index_url": ["https://robot:s3cr3t@example.org/simple"]}))
+    assert problem.subject.startswith("airflow_index_url") and "s3cr3t" not in str(problem)
+
+
 # -- version and files ----------------------------------------------------------------------------------------------
 
 
@@ -698,6 +712,20 @@ def test_a_lock_without_our_header_is_checked_as_far_as_it_tells() -> None:
     body = LOCK[LOCK.index("apache-airflow==") :]
     assert lock_problems(body, {"airflow_extras": ["amazon"], "airflow_requirements": ["boto3[crt]"]}) == []
     assert "no pandas" in only(lock_problems(body, {"airflow_requirements": ["pandas"]})).found
+
+
+def test_wheels_that_were_built_are_beside_the_lock() -> None:
+    """They are in no index: the hosts would meet that in the midst of a run."""
+    wheel = "boto3-1.40.1-py3-none-any.whl"
+    text = render({"airflow": "3.3.2", "extras": "celery,postgres", "wheels": wheel}, LOCK[LOCK.index("apache") :])
+    assert lock_problems(text, wheels={wheel: "0" * 64}) == []
+    problem = only(lock_problems(text))
+    assert problem.subject == "lock /site/airflow-lock.txt, folder .wheels beside it"
+    assert problem.found == f"{wheel} is missing" and "as it was built" in problem.allowed
+    assert "playbooks/lock.yml" in problem.remedy
+    assert "has a hash that the lock does not have" in only(lock_problems(text, wheels={wheel: "1" * 64})).found
+    values, paths = {"airflow_wheelhouse": "/wheels"}, {"/wheels": "directory"}
+    assert lock_problems(text, values, paths=paths) == [], "the wheelhouse has it, or is refused"
 
 
 @pytest.mark.parametrize("extras", ["celery", [{"celery": 1}], [["celery"]]])

@@ -13,6 +13,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import (
     changes,
     digest_of,
     edited_by_hand,
+    lost_wheels,
     malformed,
     narrowed,
     parse,
@@ -204,6 +205,16 @@ def test_a_wheel_narrows_what_a_lock_is_for() -> None:
     }
     stable = narrowed(header, ["b-1-cp312-abi3-linux_x86_64.whl"])
     assert stable["python"] == "3.12" and "until" not in stable
+
+
+def test_a_wheel_that_was_built_and_is_not_there() -> None:
+    known = Pin("a", "1", "", (f"sha256:{'0' * 64}",))
+    lock = Lock({"wheels": "a-1-py3-none-any.whl, b-1-py3-none-any.whl"}, [known])
+    assert lost_wheels(lock, {"a-1-py3-none-any.whl": "0" * 64}) == ["b-1-py3-none-any.whl is missing"]
+    assert lost_wheels(lock, {"a-1-py3-none-any.whl": "1" * 64, "b-1-py3-none-any.whl": "0" * 64}) == [
+        "a-1-py3-none-any.whl has a hash that the lock does not have"
+    ]
+    assert lost_wheels(Lock({}, [known]), {}) == []
 
 
 # -- requirements ----------------------------------------------------------------------------------------------------

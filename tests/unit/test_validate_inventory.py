@@ -237,6 +237,17 @@ def test_the_lock_beside_the_inventory_comes_first(collections: Path, tmp_path: 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_wheels_are_looked_for_beside_the_lock(collections: Path, tmp_path: Path) -> None:
+    wheel = "boto3-1.40.1-py3-none-any.whl"
+    (tmp_path / "airflow-lock.txt").write_text(lock("3.3.2", "boto3==1.40.1", wheels=wheel))
+    done = validate(collections, tmp_path, inventory())
+    assert f".wheels beside it\n  found:   {wheel} is missing\n" in done.stdout + done.stderr
+    (tmp_path / ".wheels").mkdir()
+    (tmp_path / ".wheels" / wheel).write_text("another one")
+    done = validate(collections, tmp_path, inventory())
+    assert f"found:   {wheel} has a hash that the lock does not have" in done.stdout + done.stderr
+
+
 def test_the_shipped_lock_is_for_the_defaults() -> None:
     version = ROLE_DEFAULTS["airflow_version"]
     text = (ROLE / "files" / "locks" / f"airflow-{version}.txt").read_text()

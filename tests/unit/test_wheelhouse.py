@@ -390,6 +390,26 @@ def test_how_pip_is_called(site: Path, call: Call, monkeypatch: pytest.MonkeyPat
     assert f"--hash=sha256:{digest(WHEELS['cp311'][0])}" in requirements
 
 
+@pytest.mark.parametrize("bundle", ["authorities.pem", "missing.pem"])
+def test_the_sites_authorities_are_trusted_as_well(
+    site: Path, call: Call, bundle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside those of the bundle; where there is none, beside those that this machine trusts."""
+    (site / "authorities.pem").write_text("public")
+    (site / "machine.pem").write_text("of the machine")
+    (site / "own.pem").write_text("own")
+    monkeypatch.setenv("SSL_CERT_FILE", str(site / "machine.pem"))
+    (site / "python").write_text((site / "python").read_text().replace("env >>", f'cp "$PIP_CERT" {site}/used; env >>'))
+    call(ca_bundle=str(site / bundle), ca_certificates=[str(site / "own.pem")])
+    expected = "public\nown" if bundle == "authorities.pem" else "of the machine\nown"
+    assert (site / "used").read_text() == expected
+
+
+def test_an_authority_that_is_not_there_is_told(site: Path, call: Call) -> None:
+    with pytest.raises(AnsibleActionFail, match=r"own\.pem"):
+        call(ca_certificates=[str(site / "own.pem")])
+
+
 def test_two_targets_share_what_they_can(site: Path, call: Call) -> None:
     done = call(BOOKWORM, TRIXIE, BOOKWORM)
     assert held(site) == sorted({*WHEELS["cp311"], *WHEELS["cp313"]})

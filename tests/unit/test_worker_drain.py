@@ -1,9 +1,8 @@
-"""worker_drain: what a worker is told, how long is waited, what counts as a task, and the talk with Celery."""
+"""worker_drain: what a worker is told, how long is waited, and what counts as a task."""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,12 +10,11 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.dataops.airflow.plugins.module_utils.celery_worker import BrokerError, Look, talk
+from ansible_collections.dataops.airflow.plugins.module_utils.celery_worker import BrokerError, Look
 from ansible_collections.dataops.airflow.plugins.modules import worker_drain
 
 QUEUES = ["default", "worker1"]
 SECRET = "redis://airflow:s3cr3t-broker@db1/0"  # noqa: S105
-TOKEN = "t0ken-of-a-task"  # noqa: S105
 
 
 def task(number: int = 1, **more: Any) -> dict[str, Any]:
@@ -197,87 +195,6 @@ def test_times_are_not_negative(fake: Fake, call: Any) -> None:
 )
 def test_titles(known: dict[str, Any], name: str) -> None:
     assert worker_drain.title(known) == name
-
-
-@pytest.fixture
-def python(tmp_path: Path) -> str:
-    """An interpreter whose Celery keeps what it is told in a file, and breaks at a broker called `broken`."""
-    package = tmp_path / "celery"
-    package.mkdir()
-    ti = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": 2}
-    airflow = {"id": "one", "args": [json.dumps({"token": TOKEN, "ti": ti})]}
-    (package / "__init__.py").write_text(
-        "import json, pathlib, types\n"
-        f"STATE = pathlib.Path({str(tmp_path / 'state')!r})\n"
-        f"AIRFLOW = {airflow!r}\n"
-        "OTHER = {'id': 'two', 'args': 'cut off...'}\n"
-        "class Celery:\n"
-        "    def __init__(self, broker):\n"
-        "        self.broker, self.conf = broker, types.SimpleNamespace()\n"
-        "        self.control = self\n"
-        "    def tell(self, *what, destination, timeout, limit, reply):\n"
-        "        assert reply and limit == 1 and destination == ['celery@worker1']\n"
-        "        with STATE.open('a') as file:\n"
-        "            print(*what, file=file)\n"
-        "    def cancel_consumer(self, queue, **how):\n"
-        "        self.tell('cancel', queue, **how)\n"
-        "    def add_consumer(self, queue, **how):\n"
-        "        self.tell('add', queue, **how)\n"
-        "    def inspect(self, destination, timeout, limit):\n"
-        "        if 'broken' in self.broker:\n"
-        "            raise OSError('WRONGPASS invalid username-password pair')\n"
-        "        assert self.conf.broker_connection_retry is False and 's3cr3t' in self.broker\n"
-        "        self.known = destination == ['celery@worker1']\n"
-        "        return self\n"
-        "    def answer(self, what):\n"
-        "        return {'celery@worker1': what} if self.known else None\n"
-        "    def active_queues(self):\n"
-        "        return self.answer([{'name': 'default'}])\n"
-        "    def active(self):\n"
-        "        return self.answer([AIRFLOW])\n"
-        "    def reserved(self):\n"
-        "        return self.answer([OTHER])\n"
-        "    def scheduled(self):\n"
-        "        return self.answer([{'eta': None, 'request': {'id': 'three', 'args': []}}, {'request': AIRFLOW}])\n"
-    )
-    wrapper = tmp_path / "python"
-    wrapper.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
-    wrapper.chmod(0o755)
-    return str(wrapper)
-
-
-def test_every_kind_of_task_is_told_once_and_without_its_token(python: str) -> None:
-    look = talk(python, SECRET, "celery@worker1")
-    assert look is not None and look.queues == ["default"]
-    unknown = {"dag_id": None, "run_id": None, "task_id": None, "map_index": None}
-    assert look.tasks == [
-        {"id": "one", "dag_id": "d", "run_id": "r", "task_id": "t", "map_index": 2},
-        {"id": "two", **unknown},
-        {"id": "three", **unknown},
-    ]
-    assert TOKEN not in json.dumps(look.tasks)
-
-
-def test_each_queue_is_told(python: str, tmp_path: Path) -> None:
-    talk(python, SECRET, "celery@worker1", cancel=["a", "b"], add=["c"])
-    assert (tmp_path / "state").read_text().splitlines() == ["cancel a", "cancel b", "add c"]
-
-
-def test_nobody_answers(python: str) -> None:
-    assert talk(python, SECRET, "celery@other") is None
-
-
-def test_the_broker_refuses(python: str) -> None:
-    with pytest.raises(BrokerError, match="OSError: WRONGPASS"):
-        talk(python, SECRET + "broken", "celery@worker1")
-
-
-def test_the_password_is_no_argument(tmp_path: Path) -> None:
-    spy = tmp_path / "spy"
-    spy.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/arguments\necho null\n')
-    spy.chmod(0o755)
-    assert talk(str(spy), SECRET, "celery@worker1") is None
-    assert "s3cr3t" not in (tmp_path / "arguments").read_text()
 
 
 def test_it_gives_up_when_the_worker_was_started_anew(fake: Fake, call: Any, tmp_path: Path) -> None:
