@@ -175,13 +175,15 @@ def edited(packages: Path) -> list[str]:
     return sorted(found)
 
 
-def inspect(release: Path, python: str, deep: bool = False) -> dict[str, object]:
+def inspect(release: Path, python: str, deep: bool = False, interpreter: str = "") -> dict[str, object]:
     """Compare a release with what it was built with.
 
     :param release: the release folder.
     :param python: version of the interpreter that runs it, such as ``3.11``.
     :param deep: also hash every file again, which takes seconds.
-    :returns: ``fingerprint`` of now, ``drift`` (see :func:`differences`, with ``edited`` added), and ``intact``.
+    :param interpreter: file of the interpreter that it should have been built with. Empty: any of that version will do.
+    :returns: ``fingerprint`` of now, ``drift`` (see :func:`differences`, with ``edited`` and, where it is another one,
+        ``interpreter`` added), and ``intact``.
     """
     built = manifest(release)
     packages = site_packages(release, python)
@@ -190,12 +192,14 @@ def inspect(release: Path, python: str, deep: bool = False) -> dict[str, object]
     # What was written after the release was complete; an edit that hides its time is found by the hashes.
     since = (release / MANIFEST).stat().st_mtime_ns if built else 0
     drift["edited"] = edited(packages) if deep else touched(packages, since) if built else []
+    if interpreter and built.get("interpreter") != interpreter:
+        drift["interpreter"] = [f"{built.get('interpreter', 'unknown')} -> {interpreter}"]
     fingerprint = digest(now, python)
     return {
         "fingerprint": fingerprint,
         "packages": len(now),
         "drift": drift,
-        "intact": fingerprint == built.get("fingerprint") and not drift["edited"],
+        "intact": fingerprint == built.get("fingerprint") and not drift["edited"] and "interpreter" not in drift,
     }
 
 

@@ -28,10 +28,15 @@ def run(argv: list[str], environment: dict[str, str]) -> str:
     return done.stdout
 
 
-def python_version(python: str) -> str:
-    """Version of an interpreter as ``major.minor``."""
-    code = "import sys; print('%d.%d' % sys.version_info[:2])"
-    return run([python, "-c", code], dict(os.environ)).strip()
+def identify(python: str) -> tuple[str, str]:
+    """Version of an interpreter as ``major.minor``, and the file that it is.
+
+    Not a virtual environment's, but the one below it, with no links on the way: two names of one interpreter are equal.
+    """
+    base = "os.path.realpath(getattr(sys, '_base_executable', '') or sys.executable)"
+    code = f"import os, sys; print('%d.%d' % sys.version_info[:2], {base})"
+    version, _, executable = run([python, "-c", code], dict(os.environ)).strip().partition(" ")
+    return version, executable
 
 
 def environment_for(index_url: str, ca_bundle: str, cache: str) -> dict[str, str]:

@@ -22,6 +22,12 @@ options:
     description: The interpreter that the release was made from.
     type: path
     default: /usr/bin/python3
+  same_interpreter:
+    description:
+      - Whether a release counts as changed that was built with another interpreter than O(python), of the same version.
+      - Such a release runs, and a component starts with it; M(dataops.airflow.release) builds it anew.
+    type: bool
+    default: false
   deep:
     description: Also hash every installed file again. Finds files that were edited in place; takes seconds.
     type: bool
@@ -63,7 +69,8 @@ intact:
   type: bool
   returned: always
 drift:
-  description: Lists of C(added), C(removed), C(changed) distributions and, with O(deep), of C(edited) files.
+  description: Lists of C(added), C(removed), C(changed) distributions , C(edited) files and,
+      with O(same_interpreter), what is another C(interpreter).
   type: dict
   returned: always
 told:
@@ -76,7 +83,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dataops.airflow.plugins.module_utils.fingerprint import MANIFEST, describe, inspect
-from ansible_collections.dataops.airflow.plugins.module_utils.installer import BuildError, python_version
+from ansible_collections.dataops.airflow.plugins.module_utils.installer import BuildError, identify
 
 
 def main() -> None:
@@ -85,6 +92,7 @@ def main() -> None:
         argument_spec={
             "release": {"type": "path", "required": True},
             "python": {"type": "path", "default": "/usr/bin/python3"},
+            "same_interpreter": {"type": "bool", "default": False},
             "deep": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -94,8 +102,9 @@ def main() -> None:
         told = f"no release at {module.params['release']}"
         module.exit_json(changed=False, path="", fingerprint="", packages=0, intact=False, drift={}, told=told)
     try:
-        version = python_version(module.params["python"])
-        found = inspect(release, version, module.params["deep"])
+        version, interpreter = identify(module.params["python"])
+        wanted = interpreter if module.params["same_interpreter"] else ""
+        found = inspect(release, version, module.params["deep"], wanted)
     except (BuildError, OSError) as problem:
         module.fail_json(msg=f"{release}: {problem}")
     drift = found["drift"]

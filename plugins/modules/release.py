@@ -14,8 +14,8 @@ description:
     its hash, wheels only, bytecode compiled.
   - The folder appears with its final name only when it is complete, so an interrupted run leaves the running
     release alone and the next one starts over.
-  - An environment whose fingerprint is no longer the one it was built with is built again, and put in the place of the
-    old one in one step.
+  - An environment whose fingerprint is no longer the one it was built with, or that was built with another interpreter,
+    is built again, and put in the place of the old one in one step.
   - C(<root>/uv) keeps the installer, checked against its hash as well.
   - Switches neither C(<root>/current) nor C(<root>/previous), the way back.
 options:
@@ -127,8 +127,8 @@ from ansible_collections.dataops.airflow.plugins.module_utils.fingerprint import
 from ansible_collections.dataops.airflow.plugins.module_utils.installer import (
     BuildError,
     environment_for,
+    identify,
     install_uv,
-    python_version,
     run,
 )
 from ansible_collections.dataops.airflow.plugins.module_utils.turn import turn
@@ -151,12 +151,13 @@ def unpack(wheels_file: str | None, folder: Path) -> list[str]:
     return ["--find-links", str(folder)]
 
 
-def fill(partial: Path, options: dict[str, Any], version: str, cache: Path) -> None:
+def fill(partial: Path, options: dict[str, Any], version: str, interpreter: str, cache: Path) -> None:
     """Build the whole release in a new folder.
 
     :param partial: the folder.
     :param options: the module's.
     :param version: the interpreter's version.
+    :param interpreter: its file.
     :param cache: folder for downloads, removed by the caller.
     :raises BuildError: when a step fails.
     """
@@ -174,6 +175,7 @@ def fill(partial: Path, options: dict[str, Any], version: str, cache: Path) -> N
         # A release that was built again is another one: what runs with it is restarted.
         "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": version,
+        "interpreter": interpreter,
         "fingerprint": digest(installed, version),
         "distributions": installed,
     }
@@ -182,7 +184,7 @@ def fill(partial: Path, options: dict[str, Any], version: str, cache: Path) -> N
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def build(release: Path, options: dict[str, Any], version: str) -> None:
+def build(release: Path, options: dict[str, Any], version: str, interpreter: str) -> None:
     """Build the release under a temporary name, and give it its own when it is complete.
 
     :raises BuildError: when a step fails; nothing of the attempt is left then.
@@ -194,7 +196,7 @@ def build(release: Path, options: dict[str, Any], version: str) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     release.parent.mkdir(parents=True, exist_ok=True)
     try:
-        fill(partial, options, version, cache)
+        fill(partial, options, version, interpreter, cache)
         replace(partial, release)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -222,7 +224,7 @@ def prune(release: Path, keep: int) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def converge(module: AnsibleModule, release: Path, version: str) -> None:
+def converge(module: AnsibleModule, release: Path, version: str, interpreter: str) -> None:
     """Build the release where it is not what it shall be, and end the module.
 
     :raises BuildError: when a step fails; nothing of the attempt is left then.
@@ -230,14 +232,14 @@ def converge(module: AnsibleModule, release: Path, version: str) -> None:
     state: dict[str, Any] = {"fingerprint": "", "packages": 0, "intact": False}
     before = ""
     if (release / MANIFEST).is_file():
-        state = inspect(release, version)
+        state = inspect(release, version, interpreter=interpreter)
         before = f"fingerprint {state['fingerprint']} {describe(state['drift'])}".rstrip() + "\n"
     changed = not state["intact"]
     if changed and not module.check_mode:
         if not module.params["lock_file"]:
             module.exit_json(changed=False, lock_wanted=True)
-        build(release, module.params, version)
-        state = inspect(release, version)
+        build(release, module.params, version, interpreter)
+        state = inspect(release, version, interpreter=interpreter)
         prune(release, module.params["keep"])
     after = f"fingerprint {state['fingerprint'] if state['intact'] else 'of a new build'}\n"
     module.exit_json(
@@ -274,12 +276,12 @@ def main() -> None:
     release = root / "releases" / module.params["name"]
     os.umask(0o022)
     try:
-        version = python_version(module.params["python"])
+        version, interpreter = identify(module.params["python"])
         if not module.check_mode:
             root.mkdir(parents=True, exist_ok=True)
         # What a run that was broken off left behind may still be building: it is waited for.
         with turn(root):
-            converge(module, release, version)
+            converge(module, release, version, interpreter)
     except (BuildError, OSError) as problem:
         module.fail_json(msg=f"release {release.name}: {problem}")
 

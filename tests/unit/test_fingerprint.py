@@ -13,8 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.dataops.airflow.plugins.module_utils import fingerprint as module
 from ansible_collections.dataops.airflow.plugins.module_utils.fingerprint import digest, distributions
+from ansible_collections.dataops.airflow.plugins.module_utils.installer import identify
+from ansible_collections.dataops.airflow.plugins.modules import fingerprint as fingerprint_module
 
 
 def fingerprint(folder: Path, python: str) -> str:
@@ -142,6 +145,37 @@ def test_files_that_were_edited_in_place_are_named(release: Path) -> None:
     (release / "bin/real").write_text("#!/bin/other\n")
     told = drift(release, deep=True)
     assert "real: real.py is missing" in told and "bin/real was edited" in told
+
+
+def test_another_interpreter_is_drift_where_that_is_asked(
+    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A release to go back to, and a start, need the version only."""
+    _version, own = identify(sys.executable)
+    manifest = json.loads((release / "release.json").read_text())
+
+    def answer(**options: bool) -> tuple[bool, str]:
+        arguments = {"release": str(tmp_path / "current"), "python": sys.executable, **options}
+        with patch_module_args(arguments), pytest.raises(SystemExit):
+            fingerprint_module.main()
+        found = json.loads(capsys.readouterr().out)
+        return found["intact"], found["told"]
+
+    for built in (own, "/opt/other/bin/python3"):
+        (release / "release.json").write_text(json.dumps({**manifest, "interpreter": built}))
+        assert answer() == (True, "")
+        assert start(release, "/bin/echo").returncode == 0
+        told = "" if built == own else f"interpreter: {built} -> {own}"
+        assert answer(same_interpreter=True) == (not told, told)
+
+
+def test_an_interpreter_has_one_name(tmp_path: Path) -> None:
+    version, own = identify(sys.executable)
+    assert version == PYTHON and not Path(own).is_symlink()
+    (tmp_path / "python").symlink_to(own)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--copies", str(tmp_path / "venv")], check=True)
+    for other in (own, tmp_path / "python", tmp_path / "venv/bin/python"):
+        assert identify(str(other)) == (version, own)
 
 
 def start(release: Path, *command: str) -> subprocess.CompletedProcess[str]:

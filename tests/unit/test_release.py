@@ -28,7 +28,7 @@ TOOL = """\
 echo "$(basename $0) $*" >> {log}
 env >> {log}.environment
 case "$(basename $0) $*" in
-  "python -c "*) echo 3.11 ;;
+  "python -c "*) echo "3.11 $(realpath "$0")" ;;
   "python -m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/pip" ;;
   "pip install "*)
     for requirements; do :; done
@@ -186,6 +186,25 @@ def test_a_changed_file_list_is_drift(host: Path, call: Call) -> None:
     record.write_text("celery.py,sha256=other,1\n")
     assert call()["changed"] is True
     assert "other" not in record.read_text()
+
+
+def test_another_interpreter_of_the_same_version_is_another_release(host: Path, call: Call) -> None:
+    """The environment's own `python` is a link to it: with the old one, Airflow would go on running."""
+    first = call()
+    (host / "link").mkdir()
+    (host / "link/python").symlink_to(host / "python")
+    assert call(python=str(host / "link/python"))["changed"] is False, "another name of the same one"
+    (host / "own").mkdir()
+    other = host / "own/python"
+    other.write_text((host / "python").read_text())
+    other.chmod(0o755)
+    planned = call(check=True, python=str(other), _ansible_diff=True)
+    assert planned["changed"] is True
+    assert f"interpreter: {host}/python -> {other}\n" in planned["diff"]["before"]
+    done = call(python=str(other))
+    assert (done["changed"], done["fingerprint"]) == (True, first["fingerprint"])
+    assert f"uv-0.0.1 venv --quiet --relocatable --python {other} " in "\n".join(log(host))
+    assert call(python=str(other))["changed"] is False
 
 
 def test_an_unreadable_manifest_is_drift(host: Path, call: Call) -> None:
