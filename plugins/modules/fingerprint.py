@@ -69,8 +69,9 @@ intact:
   type: bool
   returned: always
 drift:
-  description: Lists of C(added), C(removed), C(changed) distributions , C(edited) files and,
-      with O(same_interpreter), what is another C(interpreter).
+  description: >-
+    Lists of C(added), C(removed), C(changed) distributions, of C(edited) files and, with O(same_interpreter), what is
+    another C(interpreter).
   type: dict
   returned: always
 told:
