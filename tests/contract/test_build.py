@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -146,6 +147,21 @@ def test_a_lock_is_made_with_the_primary(site: Path) -> None:
     assert not (inventory / "airflow-lock.txt").exists()
 
 
+def test_a_plan_needs_no_host_that_answers(site: Path) -> None:
+    inventory = site / "planned"
+    shutil.copytree(site / "collections/ansible_collections/dataops/airflow/inventories/cluster", inventory)
+    (inventory / "group_vars/workers.yml").write_text("---\nairflow_worker_concurrency: 3\n")
+    nowhere(inventory, "db1", "control1", "worker1", "worker2")
+    done = call(f"ansible-playbook -i planned dataops.airflow.plan -e json={site}/plan.json", site)
+    assert done.returncode == 0, done.stdout + done.stderr
+    plan = json.loads((site / "plan.json").read_text())
+    assert plan["queues"]["default"] == {"workers": ["worker1", "worker2"], "slots": 6}
+    assert (plan["cluster"]["name"], plan["cluster"]["tasks"]) == ("worker slots", 6)
+    assert plan["one_more_worker"]["parallelism"] == [6, 9]
+    assert plan["one_more_worker"]["restarts"] == ["the scheduler"]
+    assert "tasks 6 -> 9" in done.stdout
+
+
 def test_one_host_grows_as_the_readme_says(site: Path) -> None:
     installed = site / "collections/ansible_collections/dataops/airflow"
     shutil.copytree(installed / "inventories/single_host", site / "grown")
@@ -183,6 +199,8 @@ def test_the_first_commands_in_a_checkout(tmp_path: Path) -> None:
         ansible-playbook -i inventories/mysite playbooks/secrets.yml
         ansible-playbook -i inventories/mysite playbooks/verify.yml --syntax-check
         ansible-playbook -i inventories/mysite playbooks/rollback.yml --syntax-check
+        ansible-playbook -i inventories/mysite playbooks/plan.yml -e json=plan.json
+        test -s plan.json
         ansible-playbook -i inventories/mysite playbooks/lock.yml
         test -s inventories/mysite/airflow-lock.txt
         ! ansible-playbook -i inventories/mysite playbooks/worker_remove.yml -e worker=worker2 -e confirm=true

@@ -1,0 +1,158 @@
+# Copyright: the dataops.airflow contributors
+# Apache License 2.0 (see LICENSE)
+"""Works out how many tasks a cluster runs at once, what bounds them, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+COMPONENT_MEMORY = {
+    "api-server": 281,
+    "scheduler": 239,
+    "dag-processor": 171,
+    "triggerer": 192,
+    "flower": 140,
+    "worker": 275,
+}
+"""MB of an idle component, measured with Airflow 3.3.2 as PSS: shared pages are counted once."""
+
+SLOT_MEMORY = 50
+"""MB of an idle slot of a worker: the process that waits for a task. What a task takes comes on top."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One bound on the tasks that run at once.
+
+    :ivar name: what bounds them.
+    :ivar tasks: how many tasks it lets run at once.
+    :ivar raise_with: what to change for more.
+    """
+
+    name: str
+    tasks: int
+    raise_with: str
+
+
+def tightest(limits: Sequence[Limit]) -> Limit:
+    """The lowest limit; of equal ones the first."""
+    return min(limits, key=lambda limit: limit.tasks)
+
+
+def queues(workers: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Who serves each queue, and with how many slots.
+
+    :param workers: ``name``, ``concurrency`` and ``queues`` of each.
+    :returns: ``{queue: {"workers": [names], "slots": number}}``. A slot counts in each queue that its worker serves.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for worker in workers:
+        for queue in worker["queues"]:
+            entry = found.setdefault(queue, {"workers": [], "slots": 0})
+            entry["workers"].append(worker["name"])
+            entry["slots"] += int(worker["concurrency"])
+    return found
+
+
+def memory_needed(components: Sequence[str], concurrency: int, api_workers: int, task: int) -> int:
+    """MB that the components of one host need when each slot on it runs a task.
+
+    :param components: names, such as ``scheduler``.
+    :param concurrency: slots on this host, whether of a worker or of a scheduler with LocalExecutor.
+    :param api_workers: processes of the API server.
+    :param task: MB of one running task.
+    """
+    several = {"api-server": api_workers}
+    return sum(COMPONENT_MEMORY[name] * several.get(name, 1) for name in components) + concurrency * (
+        SLOT_MEMORY + task
+    )
+
+
+def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What an inventory gives.
+
+    :param facts: see the options of the module ``concurrency_plan``.
+    :returns: see its return value ``plan``.
+    """
+    config, workers = facts["config"], facts["workers"]
+    schedulers, parallelism = int(facts["schedulers"]), int(config["parallelism"])
+    every = "" if schedulers == 1 else f" x {schedulers} schedulers"
+    limits = [
+        Limit(f"[core] parallelism {parallelism}{every}", parallelism * schedulers, "airflow_config.core.parallelism"),
+        Limit("slots of default_pool", int(config["pool"]), "the pool, in the web UI"),
+    ]
+    if facts["celery"]:
+        slots = sum(int(worker["concurrency"]) for worker in workers)
+        limits.insert(0, Limit("worker slots", slots, "one more worker, or airflow_worker_concurrency"))
+    of_dag = Limit(
+        "[core] max_active_tasks_per_dag",
+        int(config["max_active_tasks_per_dag"]),
+        "airflow_config.core.max_active_tasks_per_dag, or max_active_tasks of the DAG",
+    )
+    concurrency = {worker["name"]: int(worker["concurrency"]) for worker in workers}
+    hosts = {}
+    for host in facts["hosts"]:
+        local = parallelism if not facts["celery"] and "scheduler" in host["components"] else 0
+        here = concurrency.get(host["name"], 0) if "worker" in host["components"] else local
+        needed = memory_needed(host["components"], here, int(facts["api_workers"]), int(facts["task_memory"]))
+        available = host["memory"]
+        hosts[host["name"]] = {"needed": needed, "available": available, "fits": needed <= (available or needed)}
+    return {
+        "executor": facts["executor"],
+        "queues": queues(workers),
+        "limits": [asdict(limit) for limit in limits],
+        "cluster": asdict(tightest(limits)),
+        "dag": asdict(tightest([*limits, of_dag])),
+        "max_active_runs_per_dag": int(config["max_active_runs_per_dag"]),
+        "parallelism": parallelism,
+        "workers": [dict(worker) for worker in workers],
+        "memory": hosts,
+        "connections": {name: int(facts["connections"][name]) for name in ("needed", "available")},
+    }
+
+
+def growth(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+    """What one more worker changes.
+
+    :param now: a plan.
+    :param then: the plan with one more worker.
+    :returns: ``tasks``, ``parallelism`` and ``connections`` as ``[before, after]``, and ``restarts``.
+    """
+    restarts = ["the scheduler"] if now["parallelism"] != then["parallelism"] else []
+    if now["connections"]["available"] != then["connections"]["available"]:
+        restarts.append("PostgreSQL")
+    return {
+        "tasks": [now["cluster"]["tasks"], then["cluster"]["tasks"]],
+        "parallelism": [now["parallelism"], then["parallelism"]],
+        "connections": [now["connections"]["needed"], then["connections"]["needed"]],
+        "restarts": restarts,
+    }
+
+
+def table(now: Mapping[str, Any], more: Mapping[str, Any] | None) -> str:
+    """A plan as text.
+
+    :param now: the plan.
+    :param more: see :func:`growth`; None where a worker cannot be added.
+    """
+    rows: list[tuple[str, str]] = [("executor", now["executor"])]
+    for name, queue in now["queues"].items():
+        rows.append((f"queue {name}", f"{queue['slots']} slots on {', '.join(queue['workers'])}"))
+    rows += [(limit["name"], f"{limit['tasks']} tasks at once") for limit in now["limits"]]
+    for title, key in (("all DAGs together", "cluster"), ("one DAG", "dag")):
+        limit = now[key]
+        rows.append((title, f"{limit['tasks']} tasks at once, by {limit['name']}; raise it with {limit['raise_with']}"))
+    rows.append(("runs of one DAG", f"{now['max_active_runs_per_dag']} at once, by [core] max_active_runs_per_dag"))
+    for host, memory in now["memory"].items():
+        has = f" of {memory['available']}" if memory["available"] else ", of what is not known"
+        rows.append((f"memory of {host}", f"{memory['needed']} MB{has}{'' if memory['fits'] else ': TOO LITTLE'}"))
+    connections = now["connections"]
+    rows.append(("connections to PostgreSQL", f"{connections['needed']} of {connections['available']}"))
+    if more:
+        steps = [f"{name} {before} -> {after}" for name, (before, after) in list(more.items())[:3] if before != after]
+        restarts = " and ".join(more["restarts"]) or "nothing"
+        rows.append(("one more worker", f"{', '.join(steps) or 'no change'}; restarts {restarts}"))
+    width = max(len(title) for title, _ in rows)
+    return "\n".join(f"{title.ljust(width)}  {text}" for title, text in rows)

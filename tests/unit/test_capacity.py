@@ -1,0 +1,117 @@
+"""How many tasks a cluster runs at once, what bounds them, and what that costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.dataops.airflow.plugins.module_utils.capacity import (
+    COMPONENT_MEMORY,
+    SLOT_MEMORY,
+    growth,
+    memory_needed,
+    plan,
+    queues,
+    table,
+)
+
+WORKERS = [
+    {"name": "worker1", "concurrency": 4, "queues": ["default", "worker1"]},
+    {"name": "worker2", "concurrency": 2, "queues": ["default", "large", "worker2"]},
+]
+
+
+def facts(**changed: Any) -> dict[str, Any]:
+    """What the playbook tells of two workers, with some of it changed."""
+    config = {"parallelism": 6, "pool": 128, "max_active_tasks_per_dag": 16, "max_active_runs_per_dag": 16}
+    hosts = [
+        {"name": "control1", "components": ["scheduler", "api-server"], "memory": 4096},
+        {"name": "worker1", "components": ["worker"], "memory": 400},
+        {"name": "worker2", "components": ["worker"], "memory": None},
+    ]
+    found = {
+        "executor": "CeleryExecutor",
+        "celery": True,
+        "schedulers": 1,
+        "config": config | changed.pop("config", {}),
+        "workers": WORKERS,
+        "hosts": hosts,
+        "api_workers": 1,
+        "task_memory": 100,
+        "connections": {"needed": 95, "available": 100},
+    }
+    return found | changed
+
+
+def test_a_slot_counts_in_each_queue_of_its_worker() -> None:
+    assert queues(WORKERS) == {
+        "default": {"workers": ["worker1", "worker2"], "slots": 6},
+        "worker1": {"workers": ["worker1"], "slots": 4},
+        "large": {"workers": ["worker2"], "slots": 2},
+        "worker2": {"workers": ["worker2"], "slots": 2},
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "cluster", "tasks", "dag"),
+    [
+        ({}, "worker slots", 6, 6),
+        ({"config": {"parallelism": 2}}, "[core] parallelism 2", 2, 2),
+        ({"config": {"parallelism": 2}, "schedulers": 2}, "[core] parallelism 2 x 2 schedulers", 4, 4),
+        ({"config": {"pool": 1}}, "slots of default_pool", 1, 1),
+        ({"config": {"max_active_tasks_per_dag": 3}}, "worker slots", 6, 3),
+        ({"celery": False, "workers": [], "config": {"parallelism": 32}}, "[core] parallelism 32", 32, 16),
+    ],
+)
+def test_the_lowest_limit_is_named(changed: dict[str, Any], cluster: str, tasks: int, dag: int) -> None:
+    found = plan(facts(**changed))
+    assert (found["cluster"]["name"], found["cluster"]["tasks"]) == (cluster, tasks)
+    assert found["dag"]["tasks"] == dag
+
+
+def test_memory_is_that_of_components_and_slots() -> None:
+    assert memory_needed(["worker"], 4, 1, 100) == COMPONENT_MEMORY["worker"] + 4 * (SLOT_MEMORY + 100)
+    two = memory_needed(["scheduler", "api-server"], 0, 2, 100)
+    assert two == COMPONENT_MEMORY["scheduler"] + 2 * COMPONENT_MEMORY["api-server"]
+
+
+def test_a_host_that_is_too_small_is_named_and_an_unknown_one_is_not() -> None:
+    found = plan(facts())["memory"]
+    assert {host: memory["fits"] for host, memory in found.items()} == {
+        "control1": True,
+        "worker1": False,
+        "worker2": True,
+    }
+    text = table(plan(facts()), None)
+    assert "TOO LITTLE" in next(line for line in text.splitlines() if line.startswith("memory of worker1"))
+    assert text.count("TOO LITTLE") == 1
+    assert "not known" in next(line for line in text.splitlines() if line.startswith("memory of worker2"))
+
+
+def test_tasks_of_local_executor_count_on_the_scheduler() -> None:
+    celery, local = plan(facts()), plan(facts(celery=False, workers=[]))
+    more = local["memory"]["control1"]["needed"] - celery["memory"]["control1"]["needed"]
+    assert more == 6 * (SLOT_MEMORY + 100)
+
+
+def test_one_more_worker_is_told_with_what_it_restarts() -> None:
+    now = plan(facts())
+    third = [*WORKERS, {"name": "one more", "concurrency": 2, "queues": ["default"]}]
+    then = plan(facts(workers=third, config={"parallelism": 8}, connections={"needed": 101, "available": 200}))
+    more = growth(now, then)
+    assert more == {
+        "tasks": [6, 8],
+        "parallelism": [6, 8],
+        "connections": [95, 101],
+        "restarts": ["the scheduler", "PostgreSQL"],
+    }
+    last = table(now, more).splitlines()[-1]
+    for word in ("tasks 6 -> 8", "parallelism 6 -> 8", "95 -> 101", "the scheduler and PostgreSQL"):
+        assert word in last
+
+
+def test_a_worker_that_changes_nothing_restarts_nothing() -> None:
+    now = plan(facts(config={"parallelism": 2}))
+    more = growth(now, plan(facts(config={"parallelism": 2})))
+    assert more["restarts"] == []
+    assert "no change; restarts nothing" in table(now, more).splitlines()[-1]
