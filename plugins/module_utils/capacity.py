@@ -14,12 +14,12 @@ COMPONENT_MEMORY = {
     "dag-processor": 171,
     "triggerer": 192,
     "flower": 140,
-    "worker": 275,
+    "worker": 142,
 }
-"""MB of an idle component, measured with Airflow 3.3.2 as PSS: shared pages are counted once."""
+"""MB of an idle component, measured with Airflow 3.3.2 as PSS: shared pages are counted once. A worker without slots."""
 
-SLOT_MEMORY = 50
-"""MB of an idle slot of a worker: the process that waits for a task. What a task takes comes on top."""
+SLOT_MEMORY = 55
+"""MB of a slot, measured likewise: the process that supervises its tasks. What a task takes comes on top."""
 
 
 @dataclass(frozen=True)
