@@ -16,7 +16,7 @@ COMPONENT_MEMORY = {
     "flower": 140,
     "worker": 142,
 }
-"""MB of an idle component, measured with Airflow 3.3.2 as PSS: shared pages are counted once. A worker without slots."""
+"""MB of an idle component, a worker without its slots; measured with Airflow 3.3.2 as PSS: shared pages count once."""
 
 SLOT_MEMORY = 55
 """MB of a slot, measured likewise: the process that supervises its tasks. What a task takes comes on top."""
