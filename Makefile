@@ -62,8 +62,12 @@ scenario: setup ## Run one molecule scenario: NAME=cluster [STEP=converge]
 	molecule $(STEP) -s $(NAME)
 
 .PHONY: test
-test: setup ## Run everything: lint, unit, every molecule scenario
+test: setup ## Run lint, unit tests, the molecule scenarios and the demo, but for the scenario of half an hour
 	lab/test.sh
+
+.PHONY: test-all
+test-all: setup ## Run everything: the scenario `packages`, too
+	lab/test.sh all
 
 .PHONY: demo
 demo: setup ## Start a cluster on this machine, to look at
