@@ -65,9 +65,8 @@ def memory_needed(components: Sequence[str], concurrency: int, api_workers: int,
     :param task: MB of one running task.
     """
     several = {"api-server": api_workers}
-    return sum(COMPONENT_MEMORY[name] * several.get(name, 1) for name in components) + concurrency * (
-        SLOT_MEMORY + task
-    )
+    idle = sum(COMPONENT_MEMORY[name] * several.get(name, 1) for name in components)
+    return idle + concurrency * (SLOT_MEMORY + task)
 
 
 def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,11 +76,11 @@ def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
     :returns: see its return value ``plan``.
     """
     config, workers = facts["config"], facts["workers"]
-    schedulers, parallelism = int(facts["schedulers"]), int(config["parallelism"])
+    schedulers, parallelism = facts["schedulers"], int(config["parallelism"])
     every = "" if schedulers == 1 else f" x {schedulers} schedulers"
     limits = [
         Limit(f"[core] parallelism {parallelism}{every}", parallelism * schedulers, "airflow_config.core.parallelism"),
-        Limit("slots of default_pool", int(config["pool"]), "the pool, in the web UI"),
+        Limit("slots of default_pool", int(config["default_pool_task_slot_count"]), "the pool, in the web UI"),
     ]
     if facts["celery"]:
         slots = sum(int(worker["concurrency"]) for worker in workers)
@@ -96,7 +95,7 @@ def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
     for host in facts["hosts"]:
         local = parallelism if not facts["celery"] and "scheduler" in host["components"] else 0
         here = concurrency.get(host["name"], 0) if "worker" in host["components"] else local
-        needed = memory_needed(host["components"], here, int(facts["api_workers"]), int(facts["task_memory"]))
+        needed = memory_needed(host["components"], here, facts["api_workers"], facts["task_memory"])
         available = host["memory"]
         hosts[host["name"]] = {"needed": needed, "available": available, "fits": needed <= (available or needed)}
     return {
@@ -151,7 +150,12 @@ def table(now: Mapping[str, Any], more: Mapping[str, Any] | None) -> str:
     connections = now["connections"]
     rows.append(("connections to PostgreSQL", f"{connections['needed']} of {connections['available']}"))
     if more:
-        steps = [f"{name} {before} -> {after}" for name, (before, after) in list(more.items())[:3] if before != after]
+        steps = [
+            f"{name} {before} -> {after}"
+            for name in ("tasks", "parallelism", "connections")
+            for before, after in [more[name]]
+            if before != after
+        ]
         restarts = " and ".join(more["restarts"]) or "nothing"
         rows.append(("one more worker", f"{', '.join(steps) or 'no change'}; restarts {restarts}"))
     width = max(len(title) for title, _ in rows)

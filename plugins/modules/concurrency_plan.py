@@ -27,8 +27,8 @@ options:
     required: true
   config:
     description:
-      - C(parallelism), C(max_active_tasks_per_dag) and C(max_active_runs_per_dag) of Airflow's section C(core), and
-        C(pool), the slots of Airflow's C(default_pool).
+      - C(parallelism), C(max_active_tasks_per_dag), C(max_active_runs_per_dag) and C(default_pool_task_slot_count) of
+        Airflow's section C(core).
     type: dict
     required: true
   workers:
@@ -73,7 +73,11 @@ EXAMPLES = r"""
     executor: CeleryExecutor
     celery: true
     schedulers: 1
-    config: {parallelism: 32, pool: 128, max_active_tasks_per_dag: 16, max_active_runs_per_dag: 16}
+    config:
+      parallelism: 32
+      max_active_tasks_per_dag: 16
+      max_active_runs_per_dag: 16
+      default_pool_task_slot_count: 128
     workers:
       - {name: worker1, concurrency: 16, queues: [default, worker1]}
       - {name: worker2, concurrency: 16, queues: [default, worker2]}

@@ -23,7 +23,12 @@ WORKERS = [
 
 def facts(**changed: Any) -> dict[str, Any]:
     """What the playbook tells of two workers, with some of it changed."""
-    config = {"parallelism": 6, "pool": 128, "max_active_tasks_per_dag": 16, "max_active_runs_per_dag": 16}
+    config = {
+        "parallelism": 6,
+        "max_active_tasks_per_dag": 16,
+        "max_active_runs_per_dag": 16,
+        "default_pool_task_slot_count": 128,
+    }
     hosts = [
         {"name": "control1", "components": ["scheduler", "api-server"], "memory": 4096},
         {"name": "worker1", "components": ["worker"], "memory": 400},
@@ -58,7 +63,7 @@ def test_a_slot_counts_in_each_queue_of_its_worker() -> None:
         ({}, "worker slots", 6, 6),
         ({"config": {"parallelism": 2}}, "[core] parallelism 2", 2, 2),
         ({"config": {"parallelism": 2}, "schedulers": 2}, "[core] parallelism 2 x 2 schedulers", 4, 4),
-        ({"config": {"pool": 1}}, "slots of default_pool", 1, 1),
+        ({"config": {"default_pool_task_slot_count": 1}}, "slots of default_pool", 1, 1),
         ({"config": {"max_active_tasks_per_dag": 3}}, "worker slots", 6, 3),
         ({"celery": False, "workers": [], "config": {"parallelism": 32}}, "[core] parallelism 32", 32, 16),
     ],
