@@ -6,14 +6,20 @@ set -euo pipefail
 shopt -s extglob nullglob
 cd "$(dirname "$0")/.."
 
+mkdir -p .cache
 passed=0
 stage() {
   local name=$1 start=$SECONDS
   shift
   printf '\n===== %s\n' "$name"
-  rm -f .cache/failures.txt
-  if ! "$@"; then
-    [[ ! -s .cache/failures.txt ]] || cat .cache/failures.txt
+  rm -f .cache/failures.txt .cache/ansible.log
+  if ! ANSIBLE_LOG_PATH=$PWD/.cache/ansible.log "$@"; then
+    # What failed comes last, where a reader of a long log looks: tests, or else Ansible's tasks.
+    if [[ -s .cache/failures.txt ]]; then
+      cat .cache/failures.txt
+    elif [[ -s .cache/ansible.log ]]; then
+      grep -E -A 30 '[|] (fatal|failed): ' .cache/ansible.log | tail -n 150 || true
+    fi
     printf '\n===== %s FAILED after %d s\n%d passed, 1 failed\n' "$name" $((SECONDS - start)) "$passed"
     exit 1
   fi
