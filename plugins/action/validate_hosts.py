@@ -11,7 +11,12 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible_collections.dataops.airflow.plugins.module_utils.host_rules import check_hosts
-from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import AIRFLOW_GROUPS, Problem, report
+from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import (
+    AIRFLOW_GROUPS,
+    PURPOSES,
+    Problem,
+    report,
+)
 from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import Lock, LockError, parse
 from ansible_collections.dataops.airflow.plugins.module_utils.wheelhouse import check_wheelhouse, targets_of
 
@@ -35,7 +40,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         :raises AnsibleActionFail: no host was probed, or there are problems; the message lists all of them.
         """
         result: dict[str, Any] = super().run(tmp, task_vars)
-        _, arguments = self.validate_argument_spec({"minimum_free": {"type": "dict"}})
+        _, arguments = self.validate_argument_spec(
+            {
+                "purpose": {"type": "str", "choices": list(PURPOSES), "default": "install"},
+                "minimum_free": {"type": "dict"},
+            }
+        )
         variables = task_vars or {}
         probes: dict[str, dict[str, Any]] = {}
         for host in variables["ansible_play_hosts_all"]:
@@ -46,14 +56,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             raise AnsibleActionFail(
                 f"No host was probed: run dataops.airflow.host_probe first, registered as {REGISTERED}."
             )
-        minimum = arguments["minimum_free"]
+        minimum, purpose = arguments["minimum_free"], arguments["purpose"]
         problems = check_hosts(
             probes,
             variables["groups"],
             None if minimum is None else {path: int(size) for path, size in minimum.items()},
             *self._lock(variables, probes),
+            purpose,
         )
-        problems += self._check_wheelhouse(variables, probes)
+        if purpose == "install":
+            problems += self._check_wheelhouse(variables, probes)
         if problems:
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
             raise AnsibleActionFail(

@@ -41,10 +41,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """
         result: Values = super().run(tmp, task_vars)
         _, arguments = self.validate_argument_spec(
-            {"exclude_prefixes": {"type": "list", "elements": "str", "default": []}}
+            {
+                "purpose": {"type": "str", "choices": list(rules.PURPOSES), "default": "install"},
+                "exclude_prefixes": {"type": "list", "elements": "str", "default": []},
+            }
         )
         inventory, catalogue = self._collect(task_vars or {}, arguments["exclude_prefixes"])
-        problems = rules.check_inventory(inventory, catalogue)
+        problems = rules.check_inventory(inventory, catalogue, arguments["purpose"])
         if problems:
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
             raise AnsibleActionFail(

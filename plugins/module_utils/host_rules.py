@@ -46,6 +46,7 @@ def check_hosts(
     minimum_free: Mapping[str, int] | None = None,
     lock: Lock | None = None,
     lock_path: str = "",
+    purpose: str = "install",
 ) -> list[Problem]:
     """Return everything that is wrong with the probed hosts; an empty list means that they are fit.
 
@@ -56,20 +57,25 @@ def check_hosts(
         None: 2 GiB for `RELEASES` on hosts that get an Airflow environment.
     :param lock: what these hosts are to install. None: not known, and not checked.
     :param lock_path: where it is, for the message.
+    :param purpose: one of `inventory_rules.PURPOSES`; only an installation needs space, and a lock.
     """
     probes = _members(probes, groups, GROUPS)
     airflow = _members(probes, groups, AIRFLOW_GROUPS)
-    free = check_free(airflow, {RELEASES: MINIMUM_FREE}) if minimum_free is None else check_free(probes, minimum_free)
+    installation: list[Problem] = []
+    if purpose == "install":
+        installation += check_lock(airflow, lock, lock_path) if lock else []
+        installation += (
+            check_free(airflow, {RELEASES: MINIMUM_FREE}) if minimum_free is None else check_free(probes, minimum_free)
+        )
     return [
         *check_systems(probes),
         *check_systemd(probes),
         *check_python(airflow),
-        *(check_lock(airflow, lock, lock_path) if lock else ()),
         *check_clocks(probes),
         *check_ports(probes),
         *check_names(probes),
         *check_own_addresses(probes, groups),
-        *free,
+        *installation,
     ]
 
 

@@ -48,6 +48,9 @@ ROLES = ("cluster", "postgresql", "redis", "airflow")
 
 EXECUTORS = ("LocalExecutor", "CeleryExecutor")
 
+PURPOSES = ("install", "operate")
+"""Kinds of run. One that installs nothing is not held up by what only an installation needs."""
+
 COMPONENTS = ("scheduler", "api-server", "dag-processor", "triggerer", "flower", "worker")
 """The keys of `airflow_service_options`."""
 
@@ -250,8 +253,12 @@ class Inventory:
         return next(iter(self.settings(name).values()), defaults.get(name))
 
 
-def check_inventory(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
-    """Return everything that is wrong with an inventory; an empty list means that it is valid."""
+def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "install") -> list[Problem]:
+    """Return everything that is wrong with an inventory; an empty list means that it is valid.
+
+    :param purpose: one of `PURPOSES`.
+    """
+    installation = [*check_lock(inventory, catalogue), *check_paths(inventory)] if purpose == "install" else []
     return [
         *check_groups(inventory, catalogue),
         *check_executor(inventory, catalogue),
@@ -263,9 +270,8 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue) -> list[Problem]
         *check_cluster_wide(inventory, catalogue),
         *check_addresses(inventory),
         *check_ports(inventory, catalogue),
-        *check_lock(inventory, catalogue),
         *check_secrets(inventory, catalogue),
-        *check_paths(inventory),
+        *installation,
     ]
 
 

@@ -17,6 +17,13 @@ description:
   - Fails with one message that lists all problems, each with what was found, what is allowed, and what to do.
   - Runs on the control node, connects to no host, changes nothing.
 options:
+  purpose:
+    description:
+      - Kind of run. V(operate), for one that installs nothing, leaves out the rules about free space, the lock and the
+        wheelhouse.
+    type: str
+    choices: [install, operate]
+    default: install
   minimum_free:
     description:
       - Path to bytes that must be free there, checked on each host whose probe has the path or a parent of it.

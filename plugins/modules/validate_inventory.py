@@ -18,6 +18,13 @@ description:
   - Runs on the control node, connects to no host, changes nothing, and looks at the whole inventory even with
     C(--limit).
 options:
+  purpose:
+    description:
+      - Kind of run. V(operate), for one that installs nothing, leaves out the rules about the lock and about files
+        on the control node.
+    type: str
+    choices: [install, operate]
+    default: install
   exclude_prefixes:
     description:
       - Variables whose names start with one of these belong to another collection, although they start like this

@@ -293,6 +293,13 @@ def test_free_space_for_releases() -> None:
     assert check(w1={"free": {"/srv": 0}}) == [], "not probed"
 
 
+def test_only_an_installation_needs_space_and_a_fitting_lock() -> None:
+    lock = Lock({"airflow": "3.3.2", "platform": "linux s390x"})
+    probes = {"w1": probe(free={RELEASES: 0}, unresolved=["x"], machine="x86_64")}
+    assert len(check_hosts(probes, GROUPS, None, lock)) == 3
+    assert only(check_hosts(probes, GROUPS, None, lock, purpose="operate")).subject == "name x"
+
+
 def test_free_space_of_the_nearest_probed_parent() -> None:
     little = {"free": {"/": MINIMUM_FREE, "/opt": 0, "/opt/air": MINIMUM_FREE}}
     assert only(check(w1=little)).subject == f"free space for {RELEASES} on w1"

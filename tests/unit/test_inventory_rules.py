@@ -684,6 +684,14 @@ def test_what_the_lock_does_not_satisfy(values: dict[str, Any], found: str) -> N
     assert problem.remedy.startswith("ansible-playbook -i INVENTORY playbooks/lock.yml")
 
 
+def test_only_an_installation_needs_a_lock_and_the_files_that_it_delivers() -> None:
+    values = {"airflow_dags": "/missing", "airflow_requirements": ["-r more.txt"], "cluster_database_password": "admin"}
+    variables = {host: {**of_host, **values} for host, of_host in cluster().items()}
+    inventory = Inventory(GROUPS, variables, lock="/site/airflow-lock.txt", lock_text=None)
+    assert len(check_inventory(inventory, WITH_EXTRAS)) == 4
+    assert only(check_inventory(inventory, WITH_EXTRAS, "operate")).subject == "cluster_database_password"
+
+
 def test_requirements_that_no_lock_could_have() -> None:
     wanted = ["boto3", "pandas=>2", "mine @ https://robot:s3cr3t@example.org/mine.whl", "-r more.txt"]
     problems = lock_problems(LOCK, {"airflow_requirements": wanted})

@@ -1,0 +1,127 @@
+"""Which playbooks are held up by what: the real ones, with hosts that only preflight is told of."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from .collection import CHECKOUT, load, playbooks
+
+INSTALL = {"airflow", "postgresql", "redis", "site"}
+OPERATE = {"rollback", "verify", "worker_remove"}
+# Every host says the same: what the present release runs on, but no space for another one.
+PROBE = {
+    "os": {"id": "debian", "version_id": "12", "pretty": "Debian GNU/Linux 12 (bookworm)"},
+    "python": {"version": "3.11", "full": "3.11.2"},
+    "machine": "x86_64",
+    "glibc": "2.36",
+    "systemd": 252,
+    "free": {"/opt/airflow/releases": 0},
+    "asked": [],
+    "listening": [],
+    "own_addresses": [],
+    "own_address_is_local": True,
+}
+STANDS_IN = f"""
+from ansible.plugins.action import ActionBase
+
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        unresolved = [name for name in self._task.args["resolve"] if name.startswith("dead")]
+        return {{"changed": False, "probe": {{**{PROBE!r}, "unresolved": unresolved}}}}
+"""
+NOBODY = {"ansible_connection": "ssh", "ansible_ssh_executable": "/bin/false"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This collection with nothing behind preflight, and an inventory of it."""
+    root = tmp_path_factory.mktemp("preflight")
+    collection = root / "ansible_collections/dataops/airflow"
+    (collection / "plugins/action").mkdir(parents=True)
+    (collection / "playbooks").symlink_to(CHECKOUT / "playbooks")
+    for part in ("filter", "module_utils", "modules"):
+        (collection / "plugins" / part).symlink_to(CHECKOUT / "plugins" / part)
+    for action in (CHECKOUT / "plugins/action").glob("*.py"):
+        if action.stem != "host_probe":
+            (collection / "plugins/action" / action.name).symlink_to(action)
+    (collection / "plugins/action/host_probe.py").write_text(STANDS_IN)
+    for role in (CHECKOUT / "roles").iterdir():
+        (collection / "roles" / role.name / "tasks").mkdir(parents=True)
+        for folder in role.iterdir():
+            if folder.name != "tasks":
+                (collection / "roles" / role.name / folder.name).symlink_to(folder)
+        for tasks in (role / "tasks").glob("*.yml"):
+            kept = role.name == "cluster" and tasks.stem in ("preflight", "probe")
+            text = tasks.read_text() if kept else "---\n[]\n"
+            (collection / "roles" / role.name / "tasks" / tasks.name).write_text(text)
+    shutil.copytree(CHECKOUT / "inventories/cluster", root / "mysite", ignore=shutil.ignore_patterns("vault.yml"))
+    shutil.copy(CHECKOUT / "tests/golden/secrets.yml", root / "mysite/group_vars/all/vault.yml")
+    return root
+
+
+def run(site: Path, playbook: str, *options: str, **variables: Any) -> tuple[int, str]:
+    """Run a playbook; its status and what it says."""
+    done = subprocess.run(
+        [
+            *("ansible-playbook", "-i", "mysite", "-e", json.dumps({**NOBODY, **variables}), *options),
+            f"ansible_collections/dataops/airflow/playbooks/{playbook}.yml",
+        ],
+        cwd=site,
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")},
+            "HOME": str(site),
+            "ANSIBLE_COLLECTIONS_PATH": str(site),
+            "ANSIBLE_NOCOLOR": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_every_playbook_says_what_it_is_for() -> None:
+    purposes = {}
+    for path in playbooks():
+        for play in load(path):
+            if "preflight.yml" in play.values():
+                purposes[path.stem] = play.get("vars", {}).get("purpose", "install")
+    assert purposes == {**dict.fromkeys(INSTALL, "install"), **dict.fromkeys(OPERATE, "operate")}
+    (preflight,) = load(CHECKOUT / "playbooks/preflight.yml")
+    assert preflight["vars"]["purpose"] == "install"
+
+
+def test_an_installation_is_held_up_by_its_lock_and_its_space(site: Path) -> None:
+    status, said = run(site, "airflow", airflow_lock="/nonexistent/lock.txt")
+    assert status and '"/nonexistent/lock.txt", which is missing' in said.replace("\\", ""), said
+    status, said = run(site, "airflow", airflow_dags="")
+    assert status and "free space for /opt/airflow/releases on control1" in said, said
+
+
+@pytest.mark.parametrize("playbook", ["rollback", "worker_remove"])
+def test_a_way_out_is_not(site: Path, playbook: str) -> None:
+    status, said = run(site, playbook, airflow_lock="/nonexistent/lock.txt", airflow_wheelhouse="/nonexistent")
+    assert status == 0, said
+    assert "Compare the hosts with each other" in said
+
+
+def test_only_the_worker_that_leaves_needs_no_name(site: Path) -> None:
+    hosts = site / "mysite/host_vars"
+    hosts.mkdir()
+    for worker in ("worker1", "worker2"):
+        (hosts / f"{worker}.yml").write_text(yaml.safe_dump({"cluster_address": f"dead-{worker}.example.org"}))
+    try:
+        status, said = run(site, "worker_remove", "--limit", "all,!worker1,!worker2", worker="worker2", mode="forced")
+    finally:
+        shutil.rmtree(hosts)
+    assert status and "not resolved on db1, control1" in said, said
+    assert "name dead-worker1.example.org" in said
+    assert "dead-worker2" not in said
