@@ -80,7 +80,11 @@ def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
     every = "" if schedulers == 1 else f" x {schedulers} schedulers"
     limits = [
         Limit(f"[core] parallelism {parallelism}{every}", parallelism * schedulers, "airflow_config.core.parallelism"),
-        Limit("slots of default_pool", int(config["default_pool_task_slot_count"]), "the pool, in the web UI"),
+        Limit(
+            "slots of default_pool",
+            int(config["default_pool_task_slot_count"]),
+            "airflow_config.core.default_pool_task_slot_count",
+        ),
     ]
     if facts["celery"]:
         slots = sum(int(worker["concurrency"]) for worker in workers)

@@ -1,0 +1,123 @@
+#!/usr/bin/python
+# Copyright: the dataops.airflow contributors
+# Apache License 2.0 (see LICENSE)
+"""Lets Airflow's default pool follow the size of the cluster, unless somebody set it by hand."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: default_pool
+short_description: Let Airflow's default pool follow the size of the cluster
+version_added: 0.1.0
+description:
+  - Airflow reads C([core] default_pool_task_slot_count) only when it makes the pool, with a new database. After that,
+    this module sets the slots through the API.
+  - What it set is written down in O(record). As long as that is what is wanted, the API is not asked.
+  - A number that is neither the one that it set nor Airflow's own default was set by hand; it is kept, with a warning.
+options:
+  url:
+    description: URL of the API server.
+    type: str
+    required: true
+  username:
+    description: Name to log in with.
+    type: str
+    required: true
+  password:
+    description: Password to log in with.
+    type: str
+    required: true
+  slots:
+    description: Slots that the pool shall have.
+    type: int
+    required: true
+  record:
+    description: File with the number that was set last.
+    type: path
+    required: true
+attributes:
+  check_mode:
+    description: Tells whether the pool would be changed; changes nothing.
+    support: full
+  diff_mode:
+    description: Shows the slots before and after.
+    support: full
+author:
+  - The dataops.airflow team
+"""
+
+EXAMPLES = r"""
+- name: Let the default pool follow the workers
+  dataops.airflow.default_pool:
+    url: http://control1:8080
+    username: admin
+    password: "{{ airflow_admin_password }}"
+    slots: 48
+    record: /opt/airflow/default_pool
+"""
+
+RETURN = r"""
+slots:
+  description: Slots that the pool has. In check mode, those that it would have.
+  type: int
+  returned: always
+"""
+
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import Api, ApiError
+
+POOL = "/api/v2/pools/default_pool"
+UNTOUCHED = 128
+"""What Airflow gives the pool of a new database where nothing else is configured."""
+
+
+def recorded(record: Path) -> int:
+    """The number that was set last; Airflow's own where none was."""
+    try:
+        return int(record.read_text())
+    except (OSError, ValueError):
+        return UNTOUCHED
+
+
+def main() -> None:
+    """Entry point of the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "url": {"type": "str", "required": True},
+            "username": {"type": "str", "required": True},
+            "password": {"type": "str", "required": True, "no_log": True},
+            "slots": {"type": "int", "required": True},
+            "record": {"type": "path", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    option = module.params
+    slots, record = option["slots"], Path(option["record"])
+    last = recorded(record)
+    if record.is_file() and last == slots:
+        module.exit_json(changed=False, slots=slots)
+    try:
+        api = Api(option["url"])
+        api.login(option["username"], option["password"])
+        found = api.ask("GET", POOL)["slots"]
+        if found not in (slots, last):
+            module.warn(
+                f"default_pool has {found} slots, set by hand; it is left so, and {slots} would fit the cluster. "
+                f"To let it follow the cluster again, set it to {slots} in the web UI. To choose a number, set "
+                "airflow_config.core.default_pool_task_slot_count, where null means that nobody but you sets it."
+            )
+            module.exit_json(changed=False, slots=found)
+        if not module.check_mode:
+            if found != slots:
+                api.ask("PATCH", f"{POOL}?update_mask=slots", {"slots": slots})
+            record.write_text(f"{slots}\n")
+    except (ApiError, OSError) as problem:
+        module.fail_json(msg=f"default_pool: {problem}")
+    diff = {"before": f"{found} slots\n", "after": f"{slots} slots\n"}
+    module.exit_json(changed=found != slots, slots=slots, diff=diff)
+
+
+if __name__ == "__main__":
+    main()
