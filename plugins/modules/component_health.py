@@ -57,16 +57,19 @@ options:
     description: Interpreter that can import Celery; for V(celery).
     type: path
     default: /opt/airflow/current/bin/python
+  record:
+    description: File that is made once all of them answered well. Empty for none.
+    type: path
   timeout:
     description: Seconds until the wait is given up.
     type: int
     default: 120
 attributes:
   check_mode:
-    description: Reads only, but waits as well.
+    description: Waits as well, and makes no O(record).
     support: full
   diff_mode:
-    description: Reads only.
+    description: Has nothing to show.
     support: none
 author:
   - The dataops.airflow team
@@ -102,6 +105,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -231,6 +235,7 @@ def main() -> None:
             },
             "broker_url": {"type": "str", "default": "", "no_log": True},
             "python": {"type": "path", "default": "/opt/airflow/current/bin/python"},
+            "record": {"type": "path"},
             "timeout": {"type": "int", "default": 120},
         },
         supports_check_mode=True,
@@ -257,6 +262,11 @@ def main() -> None:
         took = max(took for _name, _trouble, took in verdicts)
         reason = f"after {took} s, given up because a unit has failed" if given_up.is_set() else f"after {timeout} s"
         module.fail_json(msg=report(unhealthy, units, reason), healthy=healthy, unhealthy=unhealthy)
+    if module.params["record"] and not module.check_mode:
+        try:
+            Path(module.params["record"]).touch()
+        except OSError as problem:
+            module.fail_json(msg=f"healthy, but that cannot be written down: {problem}", healthy=healthy, unhealthy={})
     module.exit_json(changed=False, healthy=healthy, unhealthy={})
 
 

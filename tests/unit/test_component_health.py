@@ -114,6 +114,17 @@ def test_healthy_components_are_timed(url: str, capsys: pytest.CaptureFixture[st
     assert call(capsys)["healthy"] == {}
 
 
+def test_only_health_is_written_down(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record, good, bad = tmp_path / "healthy", check("http", "a", url=f"{url}/ok"), check("http", "b", url=f"{url}/no")
+    assert call(capsys, good, bad, timeout=0, record=str(record))["failed"] is True
+    assert call(capsys, good, record=str(record), _ansible_check_mode=True)["changed"] is False
+    assert not record.exists()
+    assert call(capsys, good, record=str(record))["changed"] is False
+    assert record.exists()
+    answer = call(capsys, good, record=str(tmp_path / "nowhere/healthy"))
+    assert answer["msg"].startswith("healthy, but that cannot be written down: ")
+
+
 def test_it_waits(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     Server.asked.clear()
     answer = call(capsys, check("http", url=f"{url}/later"), timeout=20)

@@ -1,0 +1,69 @@
+"""When rollback.yml refuses: the real rule of the role cluster, on hosts that only say what they found."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+HOSTS = ("control1", "worker1", "worker2")
+GOOD = {"__airflow_previous": {"path": "/opt/airflow/releases/A", "told": "", "intact": True}}
+PROVED = {"__airflow_previous_proof": {"stat": {"exists": True}}}
+UNPROVED = {"__airflow_previous_proof": {"stat": {"exists": False}}}
+SCHEMA = {"__airflow_previous_schema": {"revisions": {"a": ["1"]}, "known": {"a": ["1"]}}}
+
+
+def ready(folder: Path, **found: dict[str, Any]) -> tuple[int, str]:
+    """Ask whether all hosts can go back, after each found what is good, or what is given; status and output."""
+    hosts = {host: {**GOOD, **PROVED, **SCHEMA, **found.get(host, {})} for host in HOSTS}
+    groups: dict[str, Any] = {
+        **{name: {"hosts": {"control1": {}}} for name in ("schedulers", "webservers", "dag_processors")},
+        "workers": {"hosts": {"worker1": {}, "worker2": {}}},
+    }
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "children": groups}}))
+    task = {"ansible.builtin.import_role": {"name": "dataops.airflow.cluster", "tasks_from": "rollback_ready"}}
+    (folder / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": [task]}]))
+    done = subprocess.run(
+        ["ansible-playbook", "-i", "hosts.yml", "-c", "local", "play.yml"],
+        cwd=folder,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "ANSIBLE_COLLECTIONS_PATH": str(Path(__file__).resolve().parents[2] / ".ansible/collections"),
+            "ANSIBLE_NOCOLOR": "1",
+            "LC_ALL": "C.UTF-8",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_all_hosts_can_go_back(tmp_path: Path) -> None:
+    status, said = ready(tmp_path)
+    assert status == 0, said
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (UNPROVED, "worker1: A never became healthy here"),
+        (
+            {"__airflow_previous": {"path": "", "told": "no release at /opt/airflow/previous", "intact": False}}
+            | UNPROVED,
+            "worker1: no release at /opt/airflow/previous",
+        ),
+        ({"__airflow_previous": {"path": "/opt/airflow/releases/B", "told": "", "intact": True}}, "worker1: B"),
+    ],
+)
+def test_one_host_that_cannot_holds_all(tmp_path: Path, found: dict[str, Any], words: str) -> None:
+    status, said = ready(tmp_path, worker1=found)
+    assert status and "No host was switched" in said, said
+    assert words in said and "control1: A" in said
+    assert ("never became healthy" in said) == (found == UNPROVED)
+    assert "control1: A never" not in said
