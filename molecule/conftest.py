@@ -82,15 +82,16 @@ class Cluster:
 
     def started(self) -> dict[tuple[str, str], str]:
         """When each service of this collection became active, by host and unit."""
-        units = "'airflow-*.service' 'postgresql@*.service' redis-server.service"
+        command = (
+            "systemctl show --property=Id,ActiveState,ActiveEnterTimestampMonotonic "
+            "'airflow-*.service' 'postgresql@*.service' redis-server.service"
+        )
         found = {}
         for name in self.variables:
-            listed = self.host(name).check_output(f"systemctl list-units --plain --no-legend --state=active {units}")
-            for unit in [line.split()[0] for line in listed.splitlines()]:
-                stamp = self.host(name).check_output(
-                    f"systemctl show --value --property=ActiveEnterTimestampMonotonic {unit}"
-                )
-                found[name, unit] = stamp
+            for unit in self.host(name).check_output(command).split("\n\n"):
+                properties = dict(line.split("=", 1) for line in unit.splitlines())
+                if properties["ActiveState"] == "active":
+                    found[name, properties["Id"]] = properties["ActiveEnterTimestampMonotonic"]
         return found
 
 

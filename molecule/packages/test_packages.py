@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import INVENTORY, SOURCES, TOP, Api, Cluster, changes, restarted, wait_until
+from private_index import serve
 
 CHANGE = "group_vars/all/zzz_change.yml"
 LOCK = INVENTORY / "airflow-lock.txt"
@@ -295,6 +296,30 @@ def test_index_that_is_down_is_told(cluster):
     assert changes(cluster.play("site.yml")) == 0
 
 
+def test_package_without_a_wheel_is_built_once(cluster):
+    """There is no wheel of docopt anywhere: one host builds it, and all of them get that one."""
+    good = LOCK.read_text()
+    want(cluster, "boto3", "docopt")
+    output = cluster.play("playbooks/lock.yml", succeeds=False)
+    for word in ("docopt", "airflow_build_packages", "remedy:"):
+        assert word in output, word
+    assert LOCK.read_text() == good
+    want(cluster, "boto3", "docopt", airflow_build_packages=["docopt"])
+    cluster.play("playbooks/lock.yml")
+    (wheel,) = (INVENTORY / ".wheels").glob("docopt-*.whl")
+    built = wheel.read_bytes()
+    wheel.unlink()
+    output = cluster.play("site.yml", succeeds=False)
+    for word in ("docopt", "playbooks/lock.yml", "remedy:"):
+        assert word in output, word
+    assert changes(output) == 0
+    wheel.write_bytes(built)
+    cluster.play("site.yml")
+    used = "/opt/airflow/current/bin/python -c 'import docopt; print(docopt.__version__)'"
+    assert {cluster.host(host).check_output(used) for host in AIRFLOW_HOSTS} == {"0.6.2"}
+    assert changes(cluster.play("playbooks/lock.yml")) == 0, "it is not built again"
+
+
 @pytest.fixture(scope="module")
 def wheelhouse(tmp_path_factory) -> Path:
     """A folder for wheels, filled by the tests below."""
@@ -337,4 +362,26 @@ def test_wheelhouse_needs_no_index(cluster, wheelhouse):
     want(cluster, "boto3", airflow_wheelhouse=str(wheelhouse))
     cluster.play("site.yml")
     assert restarted(before, cluster.started()) == {"worker3/airflow-worker", "control1/airflow-scheduler"}
+    cluster.play("playbooks/verify.yml")
+
+
+def test_private_index_with_a_password_and_an_authority(cluster, wheelhouse, tmp_path):
+    """The worker without a way out reaches this one; nothing shows the password."""
+    want(cluster, "boto3", "cowsay", airflow_wheelhouse=str(wheelhouse))
+    cluster.play("playbooks/lock.yml")
+    cluster.play("playbooks/wheelhouse.yml")
+    address = cluster.variable("lab_network") + ".1"
+    with serve(wheelhouse, address, tmp_path, "robot", "s3cr3t-token") as (place, authority, served):
+        trusted = [*cluster.variable("cluster_ca_certificates"), str(authority)]
+        trust = ("-e", json.dumps({"cluster_ca_certificates": trusted}))
+        want(cluster, "boto3", "cowsay", airflow_index_url=f"https://robot:wrong@{place}/simple")
+        told = cluster.play("site.yml", *trust, "-vvv", succeeds=False)
+        assert "401" in told and "robot:wrong" not in told
+        assert served == []
+        want(cluster, "boto3", "cowsay", airflow_index_url=f"https://robot:s3cr3t-token@{place}/simple")
+        output = cluster.play("site.yml", *trust, "--diff", "-vvv")
+        assert any("cowsay" in path for path in served) and len(served) > 300
+        assert "s3cr3t-token" not in output
+    held = "grep -rl s3cr3t-token /etc /opt/airflow /var/lib/airflow /var/log /run /proc/[0-9]*/environ 2>/dev/null"
+    assert cluster.host("worker3").run(held).stdout == ""
     cluster.play("playbooks/verify.yml")
