@@ -43,7 +43,8 @@ def environment_for(index_url: str, ca_bundle: str, cache: str) -> dict[str, str
     """Environment of the installers: the host's own, less its Python settings, plus index and certificates."""
     keep = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "UV_", "PYTHON", "VIRTUAL_ENV"))}
     keep.update({"UV_CACHE_DIR": cache, "UV_NO_CONFIG": "1", "UV_PYTHON_DOWNLOADS": "never", "PIP_NO_INPUT": "1"})
-    keep.update({"PIP_DISABLE_PIP_VERSION_CHECK": "1", "UV_LINK_MODE": "hardlink"})
+    # Some hundred files for each host: with uv's three tries, one short fault of an index ended a whole run.
+    keep.update({"PIP_DISABLE_PIP_VERSION_CHECK": "1", "UV_LINK_MODE": "hardlink", "UV_HTTP_RETRIES": "5"})
     if index_url:
         keep.update({"PIP_INDEX_URL": index_url, "UV_DEFAULT_INDEX": index_url})
     if Path(ca_bundle).is_file():

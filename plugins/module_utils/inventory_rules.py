@@ -825,6 +825,8 @@ def _check_value(name: str, value: Any, spec: Mapping[str, Any], catalogue: Cata
     misread = _check_expansion(name, str(value)) if name == "airflow_flower_username" else None
     if misread:
         return *misread, correct
+    if name == "airflow_worker_serial" and not re.fullmatch(r"[1-9][0-9]*%?", str(value)):
+        return shown, "a number of workers, 1 or more, or a part of them such as 25%", correct
     if kind == "int":
         number = int(result.validated_parameters[name])
         if name.endswith("_port") and not 1 <= number <= 65535:

@@ -34,6 +34,10 @@ options:
         description: Where it wrote that C(sha256sum) when it started.
         type: path
         required: true
+  restart:
+    description: Whether every running unit counts as stale.
+    type: bool
+    default: false
   pending:
     description: Paths that a run in check mode would change; a unit started with one of them is reported as stale.
     type: list
@@ -157,6 +161,7 @@ def main() -> None:
                     "record": {"type": "path", "required": True},
                 },
             },
+            "restart": {"type": "bool", "default": False},
             "pending": {"type": "list", "elements": "path", "default": []},
             "owned": {"type": "list", "elements": "str", "default": []},
         },
@@ -169,8 +174,8 @@ def main() -> None:
         _rc, output, _err = module.run_command(argv, check_rc=True)
         known = dict(zip(wanted, parse_show(output), strict=True))
     stopped = [name for name in wanted if known[name].get("ActiveState") not in ("active", "reloading")]
-    pending = module.params["pending"]
-    stale = [name for name, unit in wanted.items() if name not in stopped and is_stale(unit, pending)]
+    pending, restart = module.params["pending"], module.params["restart"]
+    stale = [name for name, unit in wanted.items() if name not in stopped and (restart or is_stale(unit, pending))]
     disabled = [name for name in wanted if known[name].get("UnitFileState") not in ("enabled", "alias")]
     files = [name for name in module.params["owned"] if Path("/etc/systemd/system", name).is_file()]
     module.exit_json(

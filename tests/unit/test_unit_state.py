@@ -112,6 +112,12 @@ def test_files_that_will_change_make_a_unit_stale(machine: Path, capsys: pytest.
     assert answer["stale"] == answer["attention"] == ["b.service"]
 
 
+def test_every_running_unit_is_stale_on_request(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    units = [add(machine, "well.service"), add(machine, "off.service", ActiveState="inactive")]
+    answer = call(capsys, units, restart=True)
+    assert (answer["stale"], answer["stopped"]) == (["well.service"], ["off.service"])
+
+
 def test_foreign_unit_files_are_named(
     machine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
