@@ -13,7 +13,9 @@ from conftest import TOP, restarted, wait_until
 
 CHANGE = "group_vars/all/zzz_rolling.yml"
 DAGS = f"airflow_dags: {TOP / 'molecule' / 'cluster' / 'files' / 'dags'}\n"
-COMPONENTS = {f"control1/airflow-{name}" for name in ("scheduler", "api-server", "dag-processor", "triggerer", "flower")}
+COMPONENTS = {
+    f"control1/airflow-{name}" for name in ("scheduler", "api-server", "dag-processor", "triggerer", "flower")
+}
 WORKERS = ("worker1", "worker2", "worker3")
 
 
@@ -26,7 +28,7 @@ def dags(cluster):
 
 def order(cluster, names) -> list[float]:
     """Seconds since the epoch at which the worker of each host became active."""
-    show = "date +%s --date=\"$(systemctl show --value --property=ActiveEnterTimestamp airflow-worker)\""
+    show = 'date +%s --date="$(systemctl show --value --property=ActiveEnterTimestamp airflow-worker)"'
     return [float(cluster.host(name).check_output(show)) for name in names]
 
 

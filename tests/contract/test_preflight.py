@@ -15,7 +15,7 @@ import yaml
 from .collection import CHECKOUT, load, playbooks
 
 INSTALL = {"airflow", "postgresql", "redis", "site"}
-OPERATE = {"rollback", "verify", "worker_remove"}
+OPERATE = {"restart", "rollback", "verify", "worker_remove"}
 # Every host says the same: what the present release runs on, but no space for another one.
 PROBE = {
     "os": {"id": "debian", "version_id": "12", "pretty": "Debian GNU/Linux 12 (bookworm)"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ CONTROL = {"stopped": ["airflow-flower.service"], "attention": ["airflow-schedul
 EXECUTOR = {"stopped": [], "attention": ["airflow-scheduler.service", "airflow-worker.service"]}
 
 
-def batches(folder: Path, serial: str, states: dict[str, dict[str, list[str]]]) -> list[list[str]]:
+def batches(folder: Path, serial: str | int, states: dict[str, dict[str, list[str]]]) -> list[list[str]]:
     """The batches, in order, for hosts in these states; a host named control... has the control components."""
     control = [host for host in states if host.startswith("control")]
     workers = [host for host in states if host.startswith("worker")]
@@ -29,7 +30,7 @@ def batches(folder: Path, serial: str, states: dict[str, dict[str, list[str]]]) 
     hosts = {host: {"__airflow_state": state} for host, state in states.items()}
     shared = {"airflow_executor": "", "airflow_worker_serial": serial}
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "children": groups, "vars": shared}}))
-    tasks = [
+    tasks: list[dict[str, Any]] = [
         {"ansible.builtin.include_vars": str(TOP / "roles" / role / "vars" / "main.yml")}
         for role in ("cluster", "airflow")
     ]
@@ -39,7 +40,13 @@ def batches(folder: Path, serial: str, states: dict[str, dict[str, list[str]]]) 
     done = subprocess.run(
         ["ansible-playbook", "-i", "hosts.yml", "-c", "local", "play.yml"],
         cwd=folder,
-        env={"PATH": os.environ["PATH"], "HOME": str(folder), "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8"},
+        env={
+            "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "ANSIBLE_NOCOLOR": "1",
+            "LC_ALL": "C.UTF-8",
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -59,12 +66,18 @@ def batches(folder: Path, serial: str, states: dict[str, dict[str, list[str]]]) 
             {"control1": CONTROL, "control2": EXECUTOR, "worker1": STALE, "worker2": STALE},
             [["control1"], ["control2"], ["worker1"], ["worker2"]],
         ),
-        ("50%", {"control1": QUIET, **{f"worker{n}": STALE for n in range(1, 5)}},
-         [["worker1", "worker2"], ["worker3", "worker4"]]),
-        ("3", {"control1": QUIET, **{f"worker{n}": STALE for n in range(1, 5)}},
-         [["worker1", "worker2", "worker3"], ["worker4"]]),
+        (
+            "50%",
+            {"control1": QUIET, **{f"worker{n}": STALE for n in range(1, 5)}},
+            [["worker1", "worker2"], ["worker3", "worker4"]],
+        ),
+        (
+            3,
+            {"control1": QUIET, **{f"worker{n}": STALE for n in range(1, 5)}},
+            [["worker1", "worker2", "worker3"], ["worker4"]],
+        ),
     ],
     ids=["nothing", "not running", "one by one", "half", "a number"],
 )
-def test_batches(tmp_path: Path, serial: str, states: dict[str, Any], expected: list[list[str]]) -> None:
+def test_batches(tmp_path: Path, serial: str | int, states: dict[str, Any], expected: list[list[str]]) -> None:
     assert batches(tmp_path, serial, states) == expected

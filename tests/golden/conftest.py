@@ -39,7 +39,7 @@ ANSWERS = {
     "file_set": {},
     "host_probe": {"probe": PROBE},
     "release": {"previous": "releases/3.3.2-previous"},
-    "unit_state": {"unexpected": [], "attention": []},
+    "unit_state": {"unexpected": [], "attention": [], "stopped": []},
 }
 KEPT = {*ANSWERS, "validate_inventory", "import_tasks", "include_tasks"}
 """Modules whose tasks are run; validate_inventory is the real one, which reads the inventory alone."""
