@@ -18,28 +18,40 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def certificate(address: str, folder: Path) -> tuple[Path, Path]:
-    """Make an authority that signs itself and serves as the server's certificate; paths of certificate and key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "private index of a test")])
+class Server(ThreadingHTTPServer):
+    """All hosts ask for some hundred files at once."""
+
+    request_queue_size = 256
+
+
+def certificate(address: str, folder: Path) -> tuple[Path, Path, Path]:
+    """Make an authority and a certificate of the server; paths of the authority, the certificate and its key."""
     now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    files = folder / "index.pem", folder / "index.key"
-    files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    files[1].write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    keys = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("authority", "server")}
+    names = {name: x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} of a test")]) for name in keys}
+    files = folder / "authority.pem", folder / "server.pem", folder / "server.key"
+    for name, file in zip(keys, files, strict=False):
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(names[name])
+            .issuer_name(names["authority"])
+            .public_key(keys[name].public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.BasicConstraints(ca=name == "authority", path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(keys[name].public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(keys["authority"].public_key()), critical=False
+            )
+            .sign(keys["authority"], hashes.SHA256())
+        )
+        file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    files[2].write_bytes(
+        keys["server"].private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
     )
     return files
 
@@ -80,10 +92,10 @@ def serve(wheels: Path, address: str, folder: Path, user: str, password: str) ->
         def log_message(self, format: str, *args: object) -> None:
             """Be silent."""
 
-    authority, key = certificate(address, folder)
-    server = ThreadingHTTPServer((address, 0), Index)
+    authority, chain, key = certificate(address, folder)
+    server = Server((address, 0), Index)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(authority, key)
+    context.load_cert_chain(chain, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
