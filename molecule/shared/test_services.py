@@ -121,14 +121,15 @@ def test_flower_asks_for_a_password(cluster, celery):
 
 
 def test_example_dag_runs_side_by_side(cluster, api):
-    """Its two middle tasks overlap, and where there are workers, on two of them: whichever takes a task first has it."""
+    """Its two middle tasks overlap, on two workers where there are two: whichever takes a task first has it."""
+    wanted = max(1, min(2, len(cluster.members("workers"))))
     for _ in range(10):
         tasks = {task["task_id"]: task for task in api.run_dag("parallel_dag")}
         second, third = tasks["task_2"], tasks["task_3"]
         assert second["start_date"] < third["end_date"]
         assert third["start_date"] < second["end_date"]
         hosts = {second["hostname"], third["hostname"]}
-        if len(hosts) == min(2, len(cluster.members("workers"))) or not cluster.members("workers"):
+        if len(hosts) >= wanted:
             return
     raise AssertionError("both on one worker, ten times")
 
