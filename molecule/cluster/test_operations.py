@@ -178,10 +178,10 @@ def test_killed_worker_comes_back(cluster):
 
 
 def test_stopped_component_is_named_and_mended(cluster):
-    control = cluster.host("control1")
-    control.check_output("systemctl stop airflow-triggerer")
+    cluster.host("control1").check_output("systemctl stop airflow-triggerer")
+    cluster.host("db1").check_output("systemctl stop redis-server")
     output = cluster.play("playbooks/verify.yml", succeeds=False)
-    for word in ("control1", "airflow-triggerer.service", "remedy:"):
+    for word in ("control1", "airflow-triggerer.service", "Redis on db1", "Connection refused", "remedy:"):
         assert word in output, word
     cluster.play("site.yml")
     cluster.play("playbooks/verify.yml")
