@@ -52,6 +52,7 @@ lint: setup ## Check YAML, playbooks, Python and shell scripts
 	ruff format --check .
 	mypy
 	shellcheck .ci/run bench/*.sh lab/*.sh
+	antsibull-changelog lint
 
 .PHONY: unit
 unit: setup ## Run the tests that need no hosts

@@ -41,7 +41,11 @@ done
 
 # The README's own commands, as a newcomer types them. Last, because it takes the image along.
 nothing_left() {
-  [[ -z $(podman ps --all --quiet --filter label=dataops-airflow-lab=demo) && ! -e .lab/demo ]]
+  local lab=label=dataops-airflow-lab
+  [[ -z $(podman ps --all --quiet --filter "$lab=demo") && -z $(podman network ls --quiet --filter "$lab=demo") ]] &&
+    [[ ! -e .lab/demo && ! -e .cache/lab ]] &&
+    # The hosts of another lab keep their image.
+    [[ -n $(podman ps --all --quiet --filter "$lab") || -z $(podman images --quiet --filter reference=localhost/airflow-lab) ]]
 }
 stage "make demo" make --no-print-directory demo
 stage "make demo, again" make --no-print-directory demo

@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import testinfra
@@ -163,6 +164,13 @@ def wait_until(condition: Callable[[], bool], timeout: float) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout} s"
         time.sleep(0.5)
+
+
+def forms(secret: str) -> set[bytes]:
+    """A secret as it is, in a URL, and between the quotes of an environment file, of JSON, of a shell and of YAML."""
+    found = {secret, quote(secret, safe=""), re.sub(r'(["\\\\$`])', r"\\\1", secret), json.dumps(secret)[1:-1]}
+    found |= {secret.replace("'", "'\"'\"'"), secret.replace("'", "''")}
+    return {form.encode() for form in found}
 
 
 def basic(username: str, password: str) -> dict[str, str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import quote
 
 import pytest
+from conftest import forms
 
 UNITS = {
     "schedulers": "airflow-scheduler",
@@ -43,12 +43,6 @@ def groups_of(host: Any, cluster: Any) -> set[str]:
 def units_of(host: Any, cluster: Any) -> list[str]:
     """Airflow's units that the inventory wants on a host."""
     return [unit for group, unit in UNITS.items() if group in groups_of(host, cluster)]
-
-
-def forms(secret: str) -> set[bytes]:
-    """A secret as it is, as a part of a URL, and between the quotes of an environment file."""
-    escaped = re.sub(r'(["\\\\$`])', r"\\\1", secret)
-    return {secret.encode(), quote(secret, safe="").encode(), escaped.encode()}
 
 
 def read(host: Any, command: str) -> bytes:
@@ -95,6 +89,17 @@ def test_ports(host, cluster):
     every = {port for ports in PORTS.values() for port in ports}
     heard_ports = {int(line.rpartition(":")[2]) for line in listening}
     assert heard_ports & every == set(expected)
+
+
+def test_modes_and_owners_of_the_servers(host, cluster):
+    groups = groups_of(host, cluster)
+    files = {
+        "postgresql": {"/etc/postgresql/*/main/pg_hba.conf": "postgres postgres 640"},
+        "redis": {"/etc/redis/redis.conf": "root redis 640", "/etc/redis/users.acl": "root redis 640"},
+    }
+    for group in files.keys() & groups:
+        for path, wanted in files[group].items():
+            assert host.check_output(f"stat --format='%U %G %a' {path}") == wanted, path
 
 
 def test_modes_and_owners(host, cluster):
@@ -154,8 +159,7 @@ def test_sandbox(host, cluster, unit):
 
 
 def test_operators_command(host, cluster):
-    groups = groups_of(host, cluster)
-    if not groups & {"schedulers", "webservers", "dag_processors", "triggerers"}:
+    if "schedulers" not in groups_of(host, cluster):
         assert not host.file("/usr/local/bin/airflow").exists
         return
     assert host.check_output("airflow version") == "3.3.2"

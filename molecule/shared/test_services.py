@@ -30,6 +30,14 @@ def sql(cluster, query: str) -> str:
     return host.check_output("runuser -u postgres -- psql --tuples-only --no-align --command %s", query)
 
 
+def memory(cluster, group: str) -> int:
+    """MB of memory that the roles count with on the first host of a group: in steps of 256."""
+    host = cluster.host(cluster.members(group)[0])
+    amounts = [1024 * int(host.check_output("grep MemTotal: /proc/meminfo").split()[1])]
+    limits = host.run("cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/memory/memory.limit_in_bytes").stdout.split()
+    return min(amounts + [int(limit) for limit in limits if limit.isdigit()]) // 2**20 // 256 * 256
+
+
 def redis(cluster, user: str, password: str, *command: str) -> str:
     """Ask the running Redis as a user."""
     name = cluster.members("redis")[0]
@@ -56,9 +64,32 @@ def test_login(cluster, web_url):
 
 def test_postgresql_settings(cluster):
     assert sql(cluster, "SHOW password_encryption") == "scram-sha-256"
-    assert int(sql(cluster, "SHOW max_connections")) % 100 == 0
     assert sql(cluster, "SELECT count(*) FROM pg_settings WHERE pending_restart") == "0"
     assert sql(cluster, "SELECT count(*) FROM pg_authid WHERE rolpassword NOT LIKE 'SCRAM-SHA-256$%'") == "0"
+
+
+def test_postgresql_is_sized_by_the_inventory_and_the_host(cluster):
+    count = {
+        group: len(cluster.members(group)) for group in ("schedulers", "dag_processors", "triggerers", "webservers")
+    }
+    slots = [cluster.variables[worker].get("airflow_worker_concurrency", 16) for worker in cluster.members("workers")]
+    pools = count["schedulers"] + count["dag_processors"] + count["triggerers"] + 2 * count["webservers"]
+    wanted = 15 * pools + sum(slots) + 4 * len(slots) + 5 * count["schedulers"] + 15
+    connections = int(sql(cluster, "SHOW max_connections"))
+    assert connections == -(-wanted // 100) * 100
+    size = memory(cluster, "postgresql")
+    megabytes = {
+        "shared_buffers": max(128, size * 15 // 100),
+        "work_mem": max(4, min(64, size // 8 // connections)),
+        "max_wal_size": 2048,
+    }
+    for name, value in megabytes.items():
+        assert sql(cluster, f"SELECT pg_size_bytes(current_setting('{name}')) / 1048576") == str(value), name
+
+
+def test_redis_is_sized_by_the_host(cluster, celery):
+    answer = redis(cluster, "admin", cluster.secrets["redis_admin_password"], "CONFIG", "GET", "maxmemory")
+    assert answer.split() == ["maxmemory", str(memory(cluster, "redis") * 25 // 100 * 2**20)]
 
 
 def test_postgresql_lets_in_who_needs_it(cluster):

@@ -57,12 +57,14 @@ def check_hosts(
         None: 2 GiB for `RELEASES` on hosts that get an Airflow environment.
     :param lock: what these hosts are to install. None: not known, and not checked.
     :param lock_path: where it is, for the message.
-    :param purpose: one of `inventory_rules.PURPOSES`; only an installation needs space, and a lock.
+    :param purpose: one of `inventory_rules.PURPOSES`; only an installation needs space, a lock,
+        and names for `pg_hba.conf`.
     """
     probes = _members(probes, groups, GROUPS)
     airflow = _members(probes, groups, AIRFLOW_GROUPS)
     installation: list[Problem] = []
     if purpose == "install":
+        installation += check_client_names(probes)
         installation += check_lock(airflow, lock, lock_path) if lock else []
         installation += (
             check_free(airflow, {RELEASES: MINIMUM_FREE}) if minimum_free is None else check_free(probes, minimum_free)
@@ -262,6 +264,22 @@ def check_names(probes: Probes) -> list[Problem]:
             "set cluster_address of that host to its IPv4 address, or add the name to DNS or /etc/hosts",
         )
         for name, hosts in hosts_by_name.items()
+    ]
+
+
+def check_client_names(probes: Probes) -> list[Problem]:
+    """Check that PostgreSQL will know its clients: it looks up the name of who connects, and compares the whole."""
+    return [
+        Problem(
+            f"name {name}",
+            f"on {host}, the addresses of {name} lead back to {', '.join(back) or 'no name'}: PostgreSQL there would "
+            "not let that host in",
+            "a name that the reverse lookup on PostgreSQL's host returns in full, or an IPv4 address",
+            "set cluster_address of that host to its IPv4 address",
+        )
+        for host, probe in probes.items()
+        for name, back in probe["reverse"].items()
+        if name.lower() not in [found.lower() for found in back]
     ]
 
 

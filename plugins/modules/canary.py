@@ -204,11 +204,18 @@ def judge(tasks: Sequence[Mapping[str, Any]], workers: Mapping[str, str], overla
             f"{sum(bad.values())} of {len(tasks)} tasks did not succeed ({dict(bad)}), first {first['task_id']} "
             f"on {where}; look at its log in the web UI, or see there: journalctl -u 'airflow-*' -n 100"
         )
-    retried = [task["task_id"] for task in tasks if task["try_number"] != 1]
+    retried = [f"{task['task_id']} on {task['hostname']}" for task in tasks if task["try_number"] != 1]
     if retried:
-        raise CanaryError(f"tasks needed more than one try: {', '.join(retried)}")
+        raise CanaryError(
+            f"tasks needed more than one try: {', '.join(retried)}; look at the log of the first try in the web UI, or "
+            "see there: journalctl -u 'airflow-*' -n 100"
+        )
     if len(tasks) <= ENOUGH:
-        raise CanaryError(f"only {len(tasks)} tasks ran; airflow_canary_tasks must be above {ENOUGH}")
+        where = ", ".join(sorted({task["hostname"] for task in tasks}))
+        raise CanaryError(
+            f"only {len(tasks)} tasks ran, on {where or 'no host'}; set airflow_canary_tasks so that more than "
+            f"{ENOUGH} do, and run site.yml"
+        )
     by_name = {task["task_id"]: task for task in tasks}
     for worker, address in workers.items():
         ran = by_name[f"on_{worker}"]["hostname"]
@@ -218,7 +225,10 @@ def judge(tasks: Sequence[Mapping[str, Any]], workers: Mapping[str, str], overla
     starts = [seconds(left["start_date"]), seconds(right["start_date"])]
     overlap = min(seconds(left["end_date"]), seconds(right["end_date"])) - max(starts)
     if overlap_wanted and overlap <= 0:
-        raise CanaryError("the two middle tasks ran one after the other; compare parallelism with the free slots")
+        raise CanaryError(
+            f"the two middle tasks ran one after the other, on {left['hostname']} and {right['hostname']}; see in the "
+            "web UI what else ran then, and raise airflow_worker_concurrency if all slots are taken"
+        )
     return round(max(overlap, 0.0), 1)
 
 

@@ -37,6 +37,11 @@ options:
     description: Name or address of the host itself, as the other hosts know it.
     type: str
     default: ""
+  reverse:
+    description: Names whose addresses are looked up in reverse, as PostgreSQL does with whoever connects.
+    type: list
+    elements: str
+    default: []
   resolve_timeout:
     description: Seconds after which a name counts as not resolved. All names are looked up at once.
     type: float
@@ -154,6 +159,10 @@ probe:
       type: list
       elements: str
       returned: always
+    reverse:
+      description: Those of O(reverse) that resolve, each with the names that its addresses lead back to.
+      type: dict
+      returned: always
     own_addresses:
       description: IP addresses of O(address), as the host itself resolves it; empty if it does not, or was not asked.
       type: list
@@ -175,7 +184,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -270,16 +279,32 @@ def listeners(ports: Iterable[int]) -> list[dict[str, Any]]:
     return sorted(found.values(), key=lambda entry: (entry["port"], entry["address"], entry["pid"] or 0))
 
 
-def resolve(names: Iterable[str], timeout: float) -> dict[str, list[tuple[Any, ...]]]:
-    """Return name -> what `socket.getaddrinfo` says, for the names that resolve.
+def places(name: str) -> list[Any]:
+    """Return what `socket.getaddrinfo` says of a name."""
+    return socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+
+
+def names_of(name: str) -> list[Any]:
+    """Return the names that the addresses of a name lead back to."""
+    found = []
+    for *_, place in places(name):
+        # Who connects to a loopback address comes from the first of them.
+        first = ("127.0.0.1", 0) if place[0].startswith("127.") else place
+        with contextlib.suppress(OSError):
+            found.append(socket.getnameinfo(first, socket.NI_NAMEREQD)[0])
+    return list(dict.fromkeys(found))
+
+
+def resolve(names: Iterable[str], timeout: float, answer: Callable[[str], list[Any]] = places) -> dict[str, list[Any]]:
+    """Return name -> answer, for the names that resolve.
 
     :param timeout: seconds for all names together; a name without an answer by then counts as not resolved.
     """
-    resolved: dict[str, list[tuple[Any, ...]]] = {}
+    resolved: dict[str, list[Any]] = {}
 
     def look_up(name: str) -> None:
         with contextlib.suppress(OSError, UnicodeError):
-            resolved[name] = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+            resolved[name] = answer(name)
 
     threads = [threading.Thread(target=look_up, args=(name,), daemon=True) for name in set(names)]
     for thread in threads:
@@ -375,8 +400,12 @@ def in_container() -> bool:
 def probe(parameters: dict[str, Any]) -> dict[str, Any]:
     """Return everything; see RETURN."""
     started, clock = time.time(), time.monotonic()
-    resolved = resolve([*parameters["resolve"], parameters["address"]], parameters["resolve_timeout"])
+    resolved = resolve(
+        [*parameters["resolve"], *parameters["reverse"], parameters["address"]], parameters["resolve_timeout"]
+    )
     own = resolved.get(parameters["address"], [])
+    wanted = [name for name in parameters["reverse"] if name in resolved]
+    back = resolve(wanted, parameters["resolve_timeout"], names_of)
     found = {
         "time": started,
         "os": os_release(read("/etc/os-release") or read("/usr/lib/os-release")),
@@ -392,6 +421,7 @@ def probe(parameters: dict[str, Any]) -> dict[str, Any]:
         "asked": parameters["ports"],
         "listening": listeners(entry["port"] for entry in parameters["ports"]),
         "unresolved": [name for name in dict.fromkeys(parameters["resolve"]) if name not in resolved],
+        "reverse": {name: back.get(name, []) for name in wanted},
         "own_addresses": list(dict.fromkeys(place[0] for *_, place in own)),
         "own_address_is_local": any(is_local(family, place) for family, *_, place in own),
     }
@@ -411,6 +441,7 @@ def main() -> None:
             },
             "resolve": {"type": "list", "elements": "str", "default": []},
             "address": {"type": "str", "default": ""},
+            "reverse": {"type": "list", "elements": "str", "default": []},
             "resolve_timeout": {"type": "float", "default": 10},
             "paths": {"type": "list", "elements": "path", "default": []},
             "python": {"type": "path", "default": "/usr/bin/python3"},

@@ -26,6 +26,7 @@ PROBE = {
     "free": {"/opt/airflow/releases": 0},
     "asked": [],
     "listening": [],
+    "reverse": {},
     "own_addresses": [],
     "own_address_is_local": True,
 }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import ApiError
 from ansible_collections.dataops.airflow.plugins.modules import canary
 from ansible_collections.dataops.airflow.plugins.modules.canary import CanaryError
@@ -61,10 +63,16 @@ def test_a_good_run_tells_its_overlap() -> None:
             "2 of 36 tasks did not succeed ({'failed': 1, 'upstream_failed': 1}), first left on 10.0.0.21",
         ),
         (run(task("left", "", state=None)), "1 of 36 tasks did not succeed ({'None': 1}), first left on no host"),
-        (run(task("left", try_number=2)), "tasks needed more than one try: left"),
-        (run()[:32], "only 32 tasks ran; airflow_canary_tasks must be above 32"),
+        (
+            run(task("left", try_number=2)),
+            "tasks needed more than one try: left on 10.0.0.21; look at the log of the first try in the web UI",
+        ),
+        (
+            run()[:32],
+            "only 32 tasks ran, on 10.0.0.21, 10.0.0.22; set airflow_canary_tasks so that more than 32 do",
+        ),
         (run(task("on_worker2")), "the task for worker2 (10.0.0.22) ran on 10.0.0.21: two workers share that name"),
-        (run(task("right", start=5, end=9)), "the two middle tasks ran one after the other"),
+        (run(task("right", start=5, end=9)), "one after the other, on 10.0.0.21 and 10.0.0.21; see in the web UI"),
     ],
 )
 def test_a_bad_run_is_named(tasks: list[dict[str, Any]], said: str) -> None:
@@ -148,3 +156,73 @@ def test_the_log_of_each_worker_is_read() -> None:
     assert api.asked == [f"{place}/on_a/logs/1", f"{place}/on_b/logs/1", f"{place}/many/logs/1?map_index=0"]
     with pytest.raises(CanaryError, match=r"the log of on_a cannot be read: .*Could not read"):
         canary.read_logs(Api(lambda path: {"content": "Could not read served logs"}), "run", ["a"])
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A good cluster, as the module finds it; what a test changes in it is what the module then finds."""
+    told: dict[str, Any] = {"version": "3.3.2", "live": list(WORKERS), "logs": ["canary 0", "canary 1"]}
+
+    def answer(path: str) -> Any:
+        place = path.removeprefix(DAG)
+        if path == "/api/v2/version":
+            return {"version": told["version"]}
+        if place == "/tasks":
+            return {"tasks": [{"task_id": f"on_{worker}"} for worker in WORKERS]}
+        if place == "/dagRuns":
+            return {"dag_run_id": "run"}
+        if "/logs/" in place:
+            return {"content": told["logs"]["on_worker2" in place]}
+        return {"task_instances": run(), "total_entries": len(run())} if "?" in place else {"state": "success"}
+
+    def connect(url: str) -> Api:
+        api = told["api"] = Api(answer)
+        monkeypatch.setattr(api, "login", lambda username, password: None, raising=False)
+        return api
+
+    monkeypatch.setattr(canary, "Api", connect)
+    monkeypatch.setattr(canary, "live_workers", lambda python, broker_url: sorted(told["live"]))
+    return told
+
+
+def call(capsys: pytest.CaptureFixture[str], check: bool = False) -> dict[str, Any]:
+    """Run the module in this process; its JSON answer."""
+    options = {"url": "http://x", "username": "admin", "password": "sesame", "version": "3.3.2", "workers": WORKERS}
+    with patch_module_args({**options, "_ansible_check_mode": check}), pytest.raises(SystemExit):
+        canary.main()
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
+
+
+def test_a_good_cluster_passes(cluster: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    answer = call(capsys)
+    assert not answer.get("failed"), answer
+    assert (answer["run"], answer["overlap"], answer["changed"]) == ("run", 3.0, False)
+    assert answer["by_host"] == {"worker1": 35, "worker2": 1}
+    assert answer["tasks"][1] == {"task": "right", "host": "worker1", "start": 2.0, "end": 9.0}
+
+
+def test_a_check_runs_no_dag(cluster: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, check=True)["tasks"] == []
+    assert [asked for asked in cluster["api"].asked if asked.startswith("POST")] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"version": "3.3.1"}, "canary: the API server runs 3.3.1, not 3.3.2; run site.yml"),
+        (
+            {"live": [*WORKERS, "stray"]},
+            "canary: a worker that is not in the group workers consumes from the broker: stray;",
+        ),
+        ({"live": ["worker1"]}, "canary: no answer from the worker on worker2;"),
+        ({"logs": ["canary 0", "Could not read served logs"]}, "canary: the log of on_worker2 cannot be read: "),
+    ],
+)
+def test_a_bad_cluster_fails(
+    change: dict[str, Any], said: str, cluster: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.update(change)
+    answer = call(capsys)
+    assert answer["failed"]
+    assert answer["msg"].startswith(said)

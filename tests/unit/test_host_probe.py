@@ -118,6 +118,27 @@ def test_the_own_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert probe["own_address_is_local"] is True, "one of them is enough"
 
 
+def test_names_are_looked_up_in_reverse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    known = {"w1": ["10.0.0.1", "10.0.0.2"], "w2": ["10.0.0.3"], "self": ["127.0.1.1"]}
+    back = {"10.0.0.1": "w1.example.org", "10.0.0.2": "w1", "127.0.0.1": "localhost"}
+
+    def forth(name: str, *_: Any, **__: Any) -> list[Any]:
+        if name not in known:
+            raise OSError
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (place, 0)) for place in known[name]]
+
+    def named(place: tuple[str, int], flags: int) -> tuple[str, str]:
+        if place[0] not in back:
+            raise OSError
+        return back[place[0]], "0"
+
+    monkeypatch.setattr(socket, "getaddrinfo", forth)
+    monkeypatch.setattr(socket, "getnameinfo", named)
+    probe = call(capsys, resolve=["w1"], reverse=["w1", "w2", "self", "gone"])["probe"]
+    assert probe["reverse"] == {"w1": ["w1.example.org", "w1"], "w2": [], "self": ["localhost"]}
+    assert call(capsys, resolve=["w1"])["probe"]["reverse"] == {}
+
+
 def test_a_resolver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda name, *_, **__: time.sleep(2 if name == "slow" else 0))
     started = time.monotonic()

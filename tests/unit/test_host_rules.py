@@ -43,6 +43,7 @@ def probe(**changes: Any) -> dict[str, Any]:
         "asked": [],
         "listening": [],
         "unresolved": [],
+        "reverse": {},
         "own_addresses": ["10.0.0.1"],
         "own_address_is_local": True,
         **changes,
@@ -246,6 +247,16 @@ def test_units(unit: str, expected: str, same: bool) -> None:
 def test_names_that_do_not_resolve() -> None:
     problem = only(check(ctl={"unresolved": ["w1"]}, db={"unresolved": ["w1"]}))
     assert (problem.subject, problem.found) == ("name w1", "not resolved on db, ctl")
+
+
+def test_a_client_that_postgresql_would_not_know() -> None:
+    assert check(db={"reverse": {"W1": ["other", "w1"]}}) == []
+    problem = only(check(db={"reverse": {"w1": ["w1.example.org"], "ctl": ["ctl"]}}))
+    assert problem.subject == "name w1"
+    assert "on db, the addresses of w1 lead back to w1.example.org: PostgreSQL" in problem.found
+    assert problem.remedy == "set cluster_address of that host to its IPv4 address"
+    assert "lead back to no name" in only(check(db={"reverse": {"w1": []}})).found
+    assert check_hosts({"db": probe(reverse={"w1": []})}, GROUPS, purpose="operate") == []
 
 
 @pytest.mark.parametrize("own", [["127.0.1.1"], ["10.0.0.1", "127.0.0.1"], ["::1"]])
