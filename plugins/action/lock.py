@@ -46,8 +46,8 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "interpreter": {"type": "str", "default": "/usr/bin/python3"},
 }
 
-PLATFORM = "x86_64-manylinux_2_36"
-"""What wheels are looked for: Debian 12."""
+PLATFORM = "x86_64-manylinux_2_35"
+"""What wheels are looked for: the C library of Ubuntu 22.04, the oldest of the systems that preflight admits."""
 
 REACHING = re.compile(
     r"UV_((DEFAULT_|EXTRA_)?INDEX|FIND_LINKS|HTTP_|SYSTEM_CERTS|NATIVE_TLS|KEYRING|CACHE|OFFLINE|INSEC)"
