@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Resolve Airflow's packages afresh, as someone would who has no lock, and run a cluster with the result. A package whose
-# newest version breaks Airflow shows here first; roles/airflow/files/constraints is where it is then left out.
+# Resolve Airflow's packages afresh: the newest of each, less what roles/airflow/files/constraints leaves out. Run a cluster
+# with the result. A package whose newest version breaks Airflow shows here first; those constraints then leave it out, too.
 # usage: lab/lock_check.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."

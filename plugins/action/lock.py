@@ -46,8 +46,8 @@ ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "interpreter": {"type": "str", "default": "/usr/bin/python3"},
 }
 
-PLATFORM = "x86_64-manylinux_2_36"
-"""What wheels are looked for: Debian 12."""
+PLATFORM = "x86_64-manylinux_2_35"
+"""What wheels are looked for: the C library of Ubuntu 22.04, the oldest of the systems that preflight admits."""
 
 REACHING = re.compile(
     r"UV_((DEFAULT_|EXTRA_)?INDEX|FIND_LINKS|HTTP_|SYSTEM_CERTS|NATIVE_TLS|KEYRING|CACHE|OFFLINE|INSEC)"
@@ -200,7 +200,19 @@ def resolve(uv: Uv, wanted: Wanted, preferred: str = "") -> list[lock_file.Pin]:
 
 def explain(message: str, wanted: Wanted) -> Problem:
     """Return what uv says with what to do about it."""
-    if re.search(r"Failed to fetch|error sending request|could not be queried|client error|No such file", message):
+    unreachable = r"Failed to fetch|error sending request|could not be queried|client error"
+    building = re.search(r"Failed to (?:download and )?build `([^`]+)`", message)
+    # What a build says of files is about the build; an index that is away stops one, too.
+    if building and not re.search(unreachable, message):
+        return Problem(
+            f"build of {building[1]}",
+            message,
+            "packages whose requirements the control node can read: for those of airflow_build_packages it runs their "
+            "build, as far as that is needed to learn what they require",
+            "install on the control node what the build misses (a compiler, python3-dev, the headers or the program "
+            "that it names); or choose a version that has a wheel, and take the package out of airflow_build_packages",
+        )
+    if re.search(f"{unreachable}|No such file", message):
         return Problem(
             "package index",
             message,

@@ -80,7 +80,34 @@ def manifest(release: Path) -> dict[str, object]:
         found = json.loads((release / MANIFEST).read_text())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    recorded = found.get("distributions") if isinstance(found, dict) else None
+    whole = isinstance(recorded, dict) and all(isinstance(one, list) and len(one) == 2 for one in recorded.values())
+    return found if whole else {}
+
+
+def top_names(packages: Path) -> list[str]:
+    """Names of the files and folders in site-packages, but for bytecode and the folders that distributions are in."""
+    try:
+        names = os.listdir(packages)  # noqa: PTH208  the names are all that is wanted
+    except OSError:
+        return []
+    return sorted(name for name in names if name != "__pycache__" and not name.endswith((".dist-info", ".pyc")))
+
+
+def strays(built: Mapping[str, object], packages: Path) -> list[str]:
+    """Name what lies in site-packages, was not built, and belongs to no distribution, such as an ``.egg-info``.
+
+    :param built: the manifest of the release; one without the names, from before they were written down, tells of none.
+    """
+    recorded = built.get("top")
+    if not isinstance(recorded, list):
+        return []
+    found = set(top_names(packages)).difference(str(name) for name in recorded)
+    if found:
+        # What an added distribution brought is named by the distribution.
+        start = len(f"{packages}/")
+        found -= {path[start:].partition("/")[0] for path, *_ in records(packages) if path.startswith(f"{packages}/")}
+    return [f"no package: {name}" for name in sorted(found)]
 
 
 def differences(built: Mapping[str, object], now: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
@@ -116,8 +143,12 @@ def records(packages: Path) -> Iterator[tuple[str, str, str, str]]:
     for info in sorted(packages.glob("*.dist-info")):
         name = info.name[: -len(".dist-info")].partition("-")[0]
         record = info / "RECORD"
-        for line in record.read_text(encoding="utf-8").splitlines() if record.is_file() else ():
-            row = next(csv.reader([line])) if '"' in line else line.rsplit(",", 2)
+        # A damaged line has another digest than at the build, which tells of it; here it only must not end the look.
+        for line in record.read_text(encoding="utf-8", errors="replace").splitlines() if record.is_file() else ():
+            try:
+                row = next(csv.reader([line])) if '"' in line else line.rsplit(",", 2)
+            except csv.Error:
+                continue
             if len(row) == 3 and not row[0].endswith(".pyc"):
                 path = f"{packages}/{row[0]}"
                 yield os.path.normpath(path) if "/../" in path else path, name, row[1], row[2]
@@ -136,10 +167,10 @@ def touched(packages: Path, since: int) -> list[str]:
             continue
         try:
             state = os.stat(path)  # noqa: PTH116  a Path costs more than the look at the file
-        except OSError:
+        except (OSError, ValueError):
             found.append(f"{name}: {os.path.relpath(path, packages)} is missing")
             continue
-        if state.st_mtime_ns > since or (size and state.st_size != int(size)):
+        if state.st_mtime_ns > since or (size.isdecimal() and size != str(state.st_size)):
             found.append(f"{name}: {os.path.relpath(path, packages)} was edited")
     return sorted(found)
 
@@ -160,13 +191,19 @@ def edited(packages: Path) -> list[str]:
             content = Path(path).read_bytes()
         except FileNotFoundError:
             return f"{name}: {shown} is missing"
+        except (OSError, ValueError) as problem:
+            return f"{name}: {shown} cannot be read ({problem})"
         method, _, value = wanted.partition("=")
-        found = base64.urlsafe_b64encode(hashlib.new(method, content).digest()).rstrip(b"=").decode()
+        try:
+            hashed = hashlib.new(method, content)
+        except ValueError:
+            return f"{name}: {shown} has no known kind of hash in its RECORD"
+        found = base64.urlsafe_b64encode(hashed.digest()).rstrip(b"=").decode()
         return "" if found == value else f"{name}: {shown} was edited"
 
     with ThreadPoolExecutor() as pool:
-        hashed = [(path, owner) for path, owner in owners.items() if owner[1]]
-        found = [problem for problem in pool.map(check, hashed, chunksize=64) if problem]
+        listed = [(path, owner) for path, owner in owners.items() if owner[1]]
+        found = [problem for problem in pool.map(check, listed, chunksize=64) if problem]
     for folder, _folders, files in os.walk(packages):
         for name in files:
             path = f"{folder}/{name}"
@@ -183,23 +220,32 @@ def inspect(release: Path, python: str, deep: bool = False, interpreter: str = "
     :param deep: also hash every file again, which takes seconds.
     :param interpreter: file of the interpreter that it should have been built with. Empty: any of that version will do.
     :returns: ``fingerprint`` of now, ``drift`` (see :func:`differences`, with ``edited`` and, where it is another one,
-        ``interpreter`` added), and ``intact``.
+        ``interpreter`` added), ``intact``, and ``hidden``: it is not, and without ``deep`` it would seem to be.
     """
     built = manifest(release)
     packages = site_packages(release, python)
     now = distributions(packages)
-    drift = differences(built, now)
-    # What was written after the release was complete; an edit that hides its time is found by the hashes.
-    since = (release / MANIFEST).stat().st_mtime_ns if built else 0
-    drift["edited"] = edited(packages) if deep else touched(packages, since) if built else []
+    drift = differences(built, now) if built else {"added": [], "removed": [], "changed": []}
+    if built:
+        # What was written after the release was complete; an edit that hides its time is found by the hashes.
+        quick = touched(packages, (release / MANIFEST).stat().st_mtime_ns) + strays(built, packages)
+    else:
+        quick = [f"{MANIFEST}, which tells what was built, is damaged"]
+    drift["edited"] = quick
+    if deep and built:
+        slow = edited(packages)
+        # Of a folder, the slow look names the files; it cannot see one without any, nor an edit that was undone.
+        drift["edited"] = slow + [one for one in quick if not any(name.startswith(one) for name in slow)]
     if interpreter and built.get("interpreter") != interpreter:
         drift["interpreter"] = [f"{built.get('interpreter', 'unknown')} -> {interpreter}"]
     fingerprint = digest(now, python)
+    seen = fingerprint != built.get("fingerprint") or bool(quick) or "interpreter" in drift
     return {
         "fingerprint": fingerprint,
         "packages": len(now),
         "drift": drift,
-        "intact": fingerprint == built.get("fingerprint") and not drift["edited"] and "interpreter" not in drift,
+        "intact": not seen and not drift["edited"],
+        "hidden": not seen and bool(drift["edited"]),
     }
 
 
@@ -225,7 +271,7 @@ def refusal(current: Path, wanted: Path, python: str) -> str:
     name = wanted.read_text().strip()
     if release.name != name:
         return f"{current} points at the release {release.name}; the cluster runs {name}"
-    if built.get("python") != python:
+    if built and built.get("python") != python:
         return f"the release {name} was built for Python {built.get('python')}; this host has {python} now"
     state = inspect(release, python)
     if state["intact"]:

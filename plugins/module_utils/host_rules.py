@@ -25,7 +25,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import P
 Probe = Mapping[str, Any]
 Probes = Mapping[str, Probe]
 
-SYSTEMS = {"debian": ("12", "13"), "ubuntu": ("24.04",)}
+SYSTEMS = {"debian": ("12", "13"), "ubuntu": ("22.04", "24.04")}
 """Operating systems: id -> versions."""
 
 MINIMUM_SYSTEMD = 245

@@ -681,7 +681,7 @@ def check_lock(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
         allowed = "pins (name==version), each with at least one hash, as playbooks/lock.yml writes them"
         return [*problems, Problem(subject, str(error), allowed, _lock_remedy(inventory))]
     if lock_file.edited_by_hand(inventory.lock_text):
-        found = "it was edited by hand: its text does not have the digest in its header"
+        found = "it was edited by hand: its header does not have the digest of its text"
         allowed = "a lock as playbooks/lock.yml wrote it; versions are chosen in airflow_requirements"
         problems.append(Problem(subject, found, allowed, _lock_remedy(inventory)))
     wrong = lock_file.unsatisfied(lock, version, extras, requirements) if version else []

@@ -68,6 +68,10 @@ intact:
   description: Whether it is what was built.
   type: bool
   returned: always
+hidden:
+  description: Whether only O(deep) tells that it is not, so that M(dataops.airflow.release) sees it with O(deep) only.
+  type: bool
+  returned: always
 drift:
   description: >-
     Lists of C(added), C(removed), C(changed) distributions, of C(edited) files and, with O(same_interpreter), what is
@@ -101,7 +105,9 @@ def main() -> None:
     release = Path(module.params["release"]).resolve()
     if not (release / MANIFEST).is_file():
         told = f"no release at {module.params['release']}"
-        module.exit_json(changed=False, path="", fingerprint="", packages=0, intact=False, drift={}, told=told)
+        module.exit_json(
+            changed=False, path="", fingerprint="", packages=0, intact=False, hidden=False, drift={}, told=told
+        )
     try:
         version, interpreter = identify(module.params["python"])
         wanted = interpreter if module.params["same_interpreter"] else ""

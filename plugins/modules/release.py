@@ -15,7 +15,7 @@ description:
   - The folder appears with its final name only when it is complete, so an interrupted run leaves the running
     release alone and the next one starts over.
   - An environment whose fingerprint is no longer the one it was built with, or that was built with another interpreter,
-    is built again, and put in the place of the old one in one step.
+    is built again, and put in the place of the old one in one step. O(deep) says how closely that is looked at.
   - C(<root>/uv) keeps the installer, checked against its hash as well.
   - Switches neither C(<root>/current) nor C(<root>/previous), the way back.
 options:
@@ -63,6 +63,12 @@ options:
     description: PEM file with the authorities that the index's certificate is checked against.
     type: path
     default: /etc/ssl/certs/ca-certificates.crt
+  deep:
+    description:
+      - Also hash every installed file of a release that is there. Finds files that were edited without a trace in their
+        size and time, and files of no package inside the folder of one; takes seconds.
+    type: bool
+    default: false
   keep:
     description: Number of releases to keep, the current and the previous one always among them.
     type: int
@@ -123,6 +129,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.fingerprint import
     distributions,
     inspect,
     site_packages,
+    top_names,
 )
 from ansible_collections.dataops.airflow.plugins.module_utils.installer import (
     BuildError,
@@ -178,6 +185,7 @@ def fill(partial: Path, options: dict[str, Any], version: str, interpreter: str,
         "interpreter": interpreter,
         "fingerprint": digest(installed, version),
         "distributions": installed,
+        "top": top_names(site_packages(partial, version)),
     }
     shutil.copyfile(options["lock_file"], partial / "lock.txt")
     (partial / "lock.txt").chmod(0o644)
@@ -232,7 +240,7 @@ def converge(module: AnsibleModule, release: Path, version: str, interpreter: st
     state: dict[str, Any] = {"fingerprint": "", "packages": 0, "intact": False}
     before = ""
     if (release / MANIFEST).is_file():
-        state = inspect(release, version, interpreter=interpreter)
+        state = inspect(release, version, module.params["deep"], interpreter)
         before = f"fingerprint {state['fingerprint']} {describe(state['drift'])}".rstrip() + "\n"
     changed = not state["intact"]
     if changed and not module.check_mode:
@@ -268,6 +276,7 @@ def main() -> None:
             "no_index": {"type": "bool", "default": False},
             "index_url": {"type": "str", "default": "", "no_log": True},
             "ca_bundle": {"type": "path", "default": "/etc/ssl/certs/ca-certificates.crt"},
+            "deep": {"type": "bool", "default": False},
             "keep": {"type": "int", "default": 3},
         },
         supports_check_mode=True,

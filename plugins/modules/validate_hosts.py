@@ -9,9 +9,9 @@ module: validate_hosts
 short_description: Check that the probed hosts are fit for an Airflow cluster
 version_added: 0.1.0
 description:
-  - Checks operating systems (Debian 12, Debian 13, Ubuntu 24.04), systemd, that all Airflow hosts have the same
-    supported Python, that the lock is for it and for their machine, clocks, ports that others listen on, names that do
-    not resolve, names by which PostgreSQL would not know its clients, and free space.
+  - Checks operating systems (Debian 12, Debian 13, Ubuntu 22.04, Ubuntu 24.04), systemd, that all Airflow hosts have
+    the same supported Python, that the lock is for it and for their machine, clocks, ports that others listen on, names
+    that do not resolve, names by which PostgreSQL would not know its clients, and free space.
   - Reads what M(dataops.airflow.host_probe) found on the hosts of this play, registered as C(__cluster_probe). Hosts
     without such a result, and hosts in none of the collection's groups, are left out.
   - Fails with one message that lists all problems, each with what was found, what is allowed, and what to do.

@@ -130,7 +130,7 @@ def test_files_that_were_edited_in_place_are_named(release: Path) -> None:
     (packages / "stray.py").touch()
     (packages / "__pycache__").mkdir()
     (packages / "__pycache__/real.cpython-311.pyc").touch()
-    assert drift(release) == "", "a file of no package is for verify.yml, which looks deeper"
+    assert drift(release) == "", "a release.json without the names is one of before: stray.py is for verify.yml"
     (packages / "real.py").write_text("a = 2\n")
     assert drift(release) == "edited: real: real.py was edited", "written after the build"
     os.utime(packages / "real.py", (1000, 1000))
@@ -145,6 +145,82 @@ def test_files_that_were_edited_in_place_are_named(release: Path) -> None:
     (release / "bin/real").write_text("#!/bin/other\n")
     told = drift(release, deep=True)
     assert "real: real.py is missing" in told and "bin/real was edited" in told
+
+
+def rewrite(release: Path, **values: object) -> None:
+    """Change the manifest, not the time of the build."""
+    path = release / "release.json"
+    built = path.stat().st_mtime_ns
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    os.utime(path, ns=(built, built))
+
+
+def test_what_no_package_owns_is_seen_at_each_start(release: Path) -> None:
+    packages = module.site_packages(release, PYTHON)
+    rewrite(release, top=module.top_names(packages))
+    (packages / "real").mkdir()
+    (packages / "real/__pycache__").mkdir()
+    rewrite(release, top=module.top_names(packages))
+    (packages / "__pycache__").mkdir()
+    (packages / "bytecode.pyc").touch()
+    assert drift(release) == drift(release, deep=True) == "", "as it was built, and bytecode"
+    (packages / "old_style-1.0-py3.11.egg-info").mkdir()
+    (packages / "old_style-1.0-py3.11.egg-info/PKG-INFO").touch()
+    (packages / "stray.py").touch()
+    told = "edited: no package: old_style-1.0-py3.11.egg-info, no package: stray.py"
+    assert drift(release) == told
+    assert drift(release, deep=True) == told.replace("egg-info,", "egg-info/PKG-INFO,")
+    assert "no package: stray.py" in start(release, "/bin/echo").stderr
+
+
+def test_a_package_that_came_is_named_once(release: Path) -> None:
+    packages = module.site_packages(release, PYTHON)
+    rewrite(release, top=module.top_names(packages))
+    (packages / "pandas").mkdir()
+    (packages / "pandas/core.py").touch()
+    os.utime(packages / "pandas/core.py", (1000, 1000))
+    install(packages, "pandas", "2.3.0", f"pandas/core.py,{hashed('')},0\npandas-2.3.0.dist-info/RECORD,,\n")
+    assert drift(release) == "added: pandas 2.3.0"
+
+
+def test_what_only_the_hashes_find_is_hidden(release: Path) -> None:
+    packages = module.site_packages(release, PYTHON)
+
+    def hidden(deep: bool = True) -> object:
+        return module.inspect(release, PYTHON, deep)["hidden"]
+
+    assert not hidden()
+    (packages / "real.py").write_text("a = 2\n")
+    assert not hidden(), "its time tells"
+    os.utime(packages / "real.py", (1000, 1000))
+    assert hidden() and not hidden(deep=False)
+    install(packages, "pandas", "2.3.0", "")
+    assert not hidden(), "another difference heals it, too"
+
+
+def test_the_deep_look_sees_what_each_start_sees(release: Path) -> None:
+    packages = module.site_packages(release, PYTHON)
+    (packages / "real.py").write_text("a = 1\n")
+    assert drift(release) == drift(release, deep=True) == "edited: real: real.py was edited", "written, but the same"
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"real.py,sha256=x,six\n",
+        b"\xff\xfe.py,sha256=x,1\n",
+        b"a\0b,sha256=x,1\n",
+        b'"a\0b,sha256=x,1\n',
+        b"\0" * 99,
+        b"real.py,crc=x,6\n",
+        b"../site-packages,sha256=x,\n",
+    ],
+)
+def test_a_damaged_record_is_drift(release: Path, line: bytes, deep: bool) -> None:
+    (module.site_packages(release, PYTHON) / "celery-5.6.2.dist-info/RECORD").write_bytes(line)
+    assert "changed: celery 5.6.2 (another list of files)" in drift(release, deep)
+    assert "celery 5.6.2 (another list" in start(release, "/bin/echo").stderr
 
 
 def test_another_interpreter_is_drift_where_that_is_asked(
@@ -227,7 +303,11 @@ def test_a_second_folder_of_a_package_counts(release: Path) -> None:
 
 
 def test_the_gate_refuses_a_changed_manifest(release: Path) -> None:
-    for text in ("", "{}", "[]"):
+    whole = json.loads((release / "release.json").read_text())
+    broken = [{**whole, "distributions": {"a": entry}} for entry in ([], "ab", None, ["1"])]
+    for text in ("", "{}", "[]", "\0\0", *map(json.dumps, broken)):
         (release / "release.json").write_text(text)
         done = start(release, "/bin/echo")
         assert done.returncode == module.REFUSED and "Traceback" not in done.stderr
+        assert "release.json, which tells what was built, is damaged" in done.stderr
+        assert drift(release, deep=True) == drift(release)

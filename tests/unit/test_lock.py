@@ -323,6 +323,31 @@ def test_an_index_that_does_not_answer(site: Site, words: str) -> None:
     assert "\npackage index\n" in message and "airflow_index_url" in message
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "error: Failed to build `psycopg2==2.9.11`\n  cause: The build backend returned an error\n\n         [stderr]\n"
+        "         Error: pg_config executable not found. No such file or directory: 'pg_config'",
+        "error: Failed to download and build `psycopg2==2.9.11`\n"
+        "  cause: Failed to resolve requirements from `build-system.requires`\n"
+        "  cause: No solution found when resolving: `setuptools`",
+    ],
+)
+def test_a_build_that_the_control_node_cannot_do(site: Site, words: str) -> None:
+    site.failures = [("compile", 1, words)]
+    message = site.refused(requirements=["psycopg2"], build=["psycopg2"])
+    assert "\nbuild of psycopg2==2.9.11\n" in message and "install on the control node" in message
+    assert words.splitlines()[-1].strip() in message
+
+
+def test_a_build_without_an_index_is_about_the_index(site: Site) -> None:
+    words = (
+        "error: Failed to build `psycopg2==2.9.11`\n  cause: Failed to fetch: https://packages.example.org/setuptools/"
+    )
+    site.failures = [("compile", 2, words)]
+    assert "\npackage index\n" in site.refused(build=["psycopg2"])
+
+
 def test_wheels_for_no_such_platform(site: Site) -> None:
     site.failures = [("--dry-run", 1, "pywin32==312 has no wheels with a matching platform tag")]
     message = site.refused()

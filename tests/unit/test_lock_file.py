@@ -107,6 +107,10 @@ def test_a_header_is_read_and_a_digest_tells_of_edits() -> None:
     assert edited_by_hand(text.replace("a==1.0", "a==1.1"))
     assert edited_by_hand(text.replace("celery,fab", "celery"))
     assert edited_by_hand(text.replace("# sha256: ", "# sha256: 0"))
+    without = text.replace(f"# sha256: {digest_of(text)}\n", "")
+    assert without != text and edited_by_hand(without)
+    assert edited_by_hand(without.partition("\n")[2]), "without the title, too"
+    assert edited_by_hand(f"{text.partition(chr(10))[0]}\n" + write_pins([pin("a")])), "with nothing but the title"
     assert not edited_by_hand(write_pins([pin("a")])), "a lock without our header has no digest"
     assert render(lock.header, write_pins(lock.pins)) == text
 

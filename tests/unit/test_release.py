@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import tarfile
@@ -210,10 +212,53 @@ def test_another_interpreter_of_the_same_version_is_another_release(host: Path, 
 def test_an_unreadable_manifest_is_drift(host: Path, call: Call) -> None:
     first = call()
     manifest = host / "opt/releases/3.3.2-abc/release.json"
-    for text in ("", "{}", "[]", '{"fingerprint": '):
+    whole = json.loads(manifest.read_text())
+    broken = [{**whole, "distributions": {"a": []}}, {**whole, "distributions": [1]}]
+    for text in ("", "{}", "[]", '{"fingerprint": ', "\0\0", *map(json.dumps, broken)):
         manifest.write_text(text)
-        done = call()
+        done = call(_ansible_diff=True)
         assert (done["changed"], done["fingerprint"]) == (True, first["fingerprint"])
+        assert "release.json, which tells what was built, is damaged" in done["diff"]["before"]
+
+
+@pytest.mark.parametrize("record", [b"celery.py,sha256=x,one\n", b"\xff\xfe,sha256=x,1\n", b"\0" * 60])
+def test_a_damaged_record_is_drift(host: Path, call: Call, record: bytes) -> None:
+    first = call()
+    (packages(host) / "celery-5.5.dist-info/RECORD").write_bytes(record)
+    for deep in (False, True):
+        assert call(check=True, deep=deep)["changed"] is True
+    done = call()
+    assert (done["changed"], done["fingerprint"]) == (True, first["fingerprint"])
+
+
+def test_what_no_package_owns_is_drift(host: Path, call: Call) -> None:
+    call()
+    for name in ("stray.py", "old-1.0.egg-info"):
+        (packages(host) / name).touch()
+        done = call(_ansible_diff=True)
+        assert done["changed"] is True and f"no package: {name}" in done["diff"]["before"]
+        assert not (packages(host) / name).exists() and call()["changed"] is False
+    manifest = host / "opt/releases/3.3.2-abc/release.json"
+    whole = json.loads(manifest.read_text())
+    del whole["top"]
+    manifest.write_text(json.dumps(whole))
+    (packages(host) / "stray.py").touch()
+    assert call()["changed"] is False, "a release from before that was written down stays"
+
+
+def test_an_edit_without_a_trace_is_healed_by_a_deep_look(host: Path, call: Call) -> None:
+    digest = base64.urlsafe_b64encode(hashlib.sha256(b"x").digest()).rstrip(b"=").decode()
+    tool = host / "python"
+    lines = f"$name.py,sha256={digest},1\n$name-$version.dist-info/RECORD,,"
+    tool.write_text(tool.read_text().replace("$name.py,sha256=x,1", lines))
+    call()
+    assert call(deep=True)["changed"] is False
+    (packages(host) / "celery.py").write_text("y")
+    os.utime(packages(host) / "celery.py", (1000, 1000))
+    assert call()["changed"] is False
+    done = call(deep=True, _ansible_diff=True)
+    assert done["changed"] is True and "celery: celery.py was edited" in done["diff"]["before"]
+    assert (packages(host) / "celery.py").read_text() == "x" and call(deep=True)["changed"] is False
 
 
 def test_a_failed_build_leaves_nothing(host: Path, call: Call) -> None:

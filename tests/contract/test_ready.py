@@ -1,0 +1,71 @@
+"""When Airflow is left as it is: the real rule of the role cluster, on hosts that only say what they have."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+GROUPS = {"schedulers": ["control1"], "webservers": ["control1"], "dag_processors": ["control1"]}
+WORKERS = ["worker1", "worker2"]
+
+
+def ready(folder: Path, fingerprints: dict[str, str], broken: str = "") -> tuple[int, str]:
+    """Go on to restart after the hosts found these fingerprints, and a broken one failed; status and output."""
+    hosts = {
+        host: {"__airflow_release": {"fingerprint": fingerprints.get(host, "")}}
+        for host in ["control1", *WORKERS, "other"]
+    }
+    groups = {name: {"hosts": dict.fromkeys(members)} for name, members in {**GROUPS, "workers": WORKERS}.items()}
+    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "children": groups}}))
+    tasks: list[dict[str, Any]] = [
+        {"ansible.builtin.fail": {"msg": "broken"}, "when": f"inventory_hostname == '{broken}'"},
+        {"ansible.builtin.import_role": {"name": "dataops.airflow.cluster", "tasks_from": "ready"}},
+        {"ansible.builtin.debug": {"msg": "RESTARTS {{ inventory_hostname }}"}},
+    ]
+    play = {"hosts": "all", "gather_facts": False, "tasks": tasks}
+    (folder / "play.yml").write_text(yaml.safe_dump([play]))
+    done = subprocess.run(
+        ["ansible-playbook", "-i", "hosts.yml", "-c", "local", "play.yml"],
+        cwd=folder,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "ANSIBLE_COLLECTIONS_PATH": str(Path(__file__).resolve().parents[2] / ".ansible/collections"),
+            "ANSIBLE_NOCOLOR": "1",
+            "LC_ALL": "C.UTF-8",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "fingerprints",
+    [dict.fromkeys(["control1", *WORKERS], "aaaa"), {"control1": "aaaa"}],
+    ids=["one environment", "hosts that a check has not built yet"],
+)
+def test_one_environment_goes_on(tmp_path: Path, fingerprints: dict[str, str]) -> None:
+    status, said = ready(tmp_path, {**fingerprints, "other": "not Airflow's"})
+    assert status == 0 and said.count("RESTARTS") == 4, said
+
+
+def test_two_environments_are_refused_before_anything_restarts(tmp_path: Path) -> None:
+    status, said = ready(tmp_path, {"control1": "aaaa", "worker1": "aaaa", "worker2": "bbbb"})
+    assert status and "RESTARTS" not in said, said
+    for words in ("do not have the same packages; no service was restarted", "allowed: one fingerprint", "remedy:"):
+        assert words in said
+    for host, fingerprint in (("control1", "aaaa"), ("worker1", "aaaa"), ("worker2", "bbbb")):
+        assert f"'{host}': '{fingerprint}'" in said
+
+
+def test_a_host_that_failed_before_holds_all(tmp_path: Path) -> None:
+    status, said = ready(tmp_path, dict.fromkeys(["control1", *WORKERS], "aaaa"), broken="worker2")
+    assert status and "RESTARTS" not in said, said
+    assert "because worker2 failed above" in said
