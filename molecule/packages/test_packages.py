@@ -126,10 +126,26 @@ def state(worker) -> str:
 
 def test_drifted_worker_that_still_runs_is_restarted(cluster):
     worker = cluster.host("worker2")
-    worker.check_output("echo '# edited' >> /opt/airflow/current/lib/python3.*/site-packages/celery/__init__.py")
+    worker.check_output("touch /opt/airflow/current/lib/python3.11/site-packages/stray.egg-info")
     before = cluster.started()
     cluster.play("site.yml")
     assert restarted(before, cluster.started()) == {"worker2/airflow-worker"}
+
+
+def test_edit_without_a_trace_is_found_by_its_hash(cluster):
+    """As large and as old as before: only a look at every byte tells, in verify.yml, and in site.yml on request."""
+    worker = cluster.host("worker2")
+    file = "/opt/airflow/current/lib/python3.11/site-packages/celery/__init__.py"
+    worker.check_output(f"cp -p {file} /tmp/kept && sed -i 's/Distributed/distributed/' {file}")
+    worker.check_output(f"! cmp -s {file} /tmp/kept && touch -r /tmp/kept {file} && rm /tmp/kept")
+    before = cluster.started()
+    assert changes(cluster.play("site.yml")) == 0
+    output = cluster.play("playbooks/verify.yml", succeeds=False)
+    for word in ("worker2", "celery/__init__.py was edited", "site.yml -e airflow_release_deep=true"):
+        assert word in output, word
+    cluster.play("site.yml", "-e", "airflow_release_deep=true")
+    assert restarted(before, cluster.started()) == {"worker2/airflow-worker"}
+    cluster.play("playbooks/verify.yml")
 
 
 def test_interrupted_install_leaves_the_running_release(cluster, api, tmp_path):
