@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from .collection import run_play
 
 GROUPS = {"schedulers": ["control1"], "webservers": ["control1"], "dag_processors": ["control1"]}
 WORKERS = ["worker1", "worker2"]
@@ -29,20 +29,7 @@ def ready(folder: Path, fingerprints: dict[str, str], broken: str = "") -> tuple
     ]
     play = {"hosts": "all", "gather_facts": False, "tasks": tasks}
     (folder / "play.yml").write_text(yaml.safe_dump([play]))
-    done = subprocess.run(
-        ["ansible-playbook", "-i", "hosts.yml", "-c", "local", "play.yml"],
-        cwd=folder,
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "ANSIBLE_COLLECTIONS_PATH": str(Path(__file__).resolve().parents[2] / ".ansible/collections"),
-            "ANSIBLE_NOCOLOR": "1",
-            "LC_ALL": "C.UTF-8",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_play(folder)
     return done.returncode, done.stdout + done.stderr
 
 

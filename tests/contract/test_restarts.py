@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-TOP = Path(__file__).resolve().parents[2]
+from .collection import CHECKOUT, run_play
+
 STALE = {"stopped": [], "attention": ["airflow-worker.service"]}
 QUIET: dict[str, list[str]] = {"stopped": [], "attention": []}
 ABSENT = {"stopped": ["airflow-worker.service"], "attention": ["airflow-worker.service"]}
@@ -31,26 +29,13 @@ def batches(folder: Path, serial: str | int, states: dict[str, dict[str, list[st
     shared = {"airflow_executor": "", "airflow_worker_serial": serial}
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "children": groups, "vars": shared}}))
     tasks: list[dict[str, Any]] = [
-        {"ansible.builtin.include_vars": str(TOP / "roles" / role / "vars" / "main.yml")}
+        {"ansible.builtin.include_vars": str(CHECKOUT / "roles" / role / "vars" / "main.yml")}
         for role in ("cluster", "airflow")
     ]
     write = {"content": "{{ __airflow_restart_batches | to_json }}", "dest": str(folder / "found.json")}
     tasks.append({"ansible.builtin.copy": write, "run_once": True})
     (folder / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
-    done = subprocess.run(
-        ["ansible-playbook", "-i", "hosts.yml", "-c", "local", "play.yml"],
-        cwd=folder,
-        env={
-            "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "ANSIBLE_NOCOLOR": "1",
-            "LC_ALL": "C.UTF-8",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_play(folder)
     assert done.returncode == 0, done.stdout + done.stderr
     found: list[list[str]] = yaml.safe_load((folder / "found.json").read_text())
     return found

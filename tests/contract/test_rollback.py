@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from .collection import run_play
 
 HOSTS = ("control1", "worker1", "worker2")
 GOOD = {"__airflow_previous": {"path": "/opt/airflow/releases/A", "told": "", "intact": True}}
@@ -33,20 +33,7 @@ def ready(folder: Path, **found: dict[str, Any] | None) -> tuple[int, str]:
     task = {"ansible.builtin.import_role": {"name": "dataops.airflow.cluster", "tasks_from": "rollback_ready"}}
     (folder / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": [task]}]))
     limit = [host for host in HOSTS if hosts[host]]
-    done = subprocess.run(
-        ["ansible-playbook", "-i", "hosts.yml", "-c", "local", "--limit", ",".join(limit), "play.yml"],
-        cwd=folder,
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "ANSIBLE_COLLECTIONS_PATH": str(Path(__file__).resolve().parents[2] / ".ansible/collections"),
-            "ANSIBLE_NOCOLOR": "1",
-            "LC_ALL": "C.UTF-8",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_play(folder, "--limit", ",".join(limit))
     return done.returncode, done.stdout + done.stderr
 
 
