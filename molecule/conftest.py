@@ -173,6 +173,12 @@ def forms(secret: str) -> set[bytes]:
     return {form.encode() for form in found}
 
 
+def leaked(secrets: dict[str, str], output: str) -> list[str]:
+    """Names of the secrets that an output holds in any of their forms."""
+    text = output.encode()
+    return [name for name, value in secrets.items() if any(form in text for form in forms(value))]
+
+
 def basic(username: str, password: str) -> dict[str, str]:
     """Header of HTTP's basic authentication."""
     return {"Authorization": "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()}

@@ -207,8 +207,8 @@ def test_full_disk_leaves_the_running_release(cluster):
     assert changes(output) == 0
 
     good, old = LOCK.read_text(), releases(cluster)
-    want(cluster, "boto3", "emoji", "humanize")
-    cluster.play("playbooks/lock.yml")
+    want(cluster, "boto3", "emoji", "titlecase")
+    assert "+ titlecase" in cluster.play("playbooks/lock.yml", "--diff")
     worker.check_output("mkdir /opt/airflow/.cache.partial")
     worker.check_output("mount -t tmpfs -o size=60M tmpfs /opt/airflow/.cache.partial")
     try:

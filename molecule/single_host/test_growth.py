@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from urllib.parse import quote
 
-from conftest import INVENTORY, Api
+from conftest import INVENTORY, TOP, Api, leaked, restarted
+
+HOSTS = ("control1", "worker1")
+OWN_IMAGE = "localhost/own-image:1"
 
 
 def runs(api: Api, dag: str) -> list[str]:
@@ -21,9 +25,29 @@ def test_single_host_grows_into_a_cluster(cluster, api, web_url):
 
     (INVENTORY / "hosts.yml").write_text((Path(__file__).parent / "files" / "grown.yml").read_text())
     cluster.read_inventory()
-    cluster.play("lab/create.yml")
-    cluster.play("site.yml")
+    # The new host is of an image that the user names.
+    image = subprocess.run(["lab/image.sh"], cwd=TOP, capture_output=True, text=True, check=True).stdout.strip()
+    subprocess.run(["podman", "tag", image, OWN_IMAGE], check=True)
+    try:
+        cluster.play("lab/create.yml", environment={"TEST_IMAGE": OWN_IMAGE})
+        argv = ["podman", "ps", "--format", "{{.Image}}"]
+        used = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
+    finally:
+        subprocess.run(["podman", "untag", OWN_IMAGE, OWN_IMAGE], check=True)
+    assert used.count(OWN_IMAGE) == 1
+    # Broker, results database and worker are made here; before, the output of a first run may show no secret either.
+    output = cluster.play("site.yml", "--diff", "-vvv")
+    assert leaked(cluster.secrets, output) == []
+
+    # Verification changes nothing but the DAG run that it makes.
+    before_verify = cluster.started()
+    for host in HOSTS:
+        cluster.host(host).check_output("touch /run/before-verify")
     output = cluster.play("playbooks/verify.yml")
+    assert restarted(before_verify, cluster.started()) == set()
+    for host in HOSTS:
+        newer = "find /etc /usr/local /opt -newer /run/before-verify ! -type d"
+        assert cluster.host(host).check_output(newer) == ""
     assert "Executor CeleryExecutor" in output
     assert cluster.host("control1").check_output("airflow config get-value core executor") == "CeleryExecutor"
 
