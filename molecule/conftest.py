@@ -193,6 +193,18 @@ def status_of(url: str, headers: dict[str, str] | None = None) -> int:
         return refusal.code
 
 
+# Delivers the scenario's own DAGs instead of those of the inventory.
+OWN_DAGS = ("-e", f"airflow_dags={TOP / 'molecule' / SCENARIO / 'files' / 'dags'}")
+
+
+@pytest.fixture(scope="session")
+def own_dags(cluster: Cluster) -> None:
+    """Deliver the scenario's own DAGs, which restarts nothing."""
+    before = cluster.started()
+    cluster.play("site.yml", *OWN_DAGS)
+    assert restarted(before, cluster.started()) == set()
+
+
 @pytest.fixture(scope="session")
 def web_url(cluster: Cluster) -> str:
     """URL of the web UI."""

@@ -12,11 +12,10 @@ import subprocess
 from urllib.parse import quote
 
 import pytest
-from conftest import INVENTORY, SOURCES, TOP, changes, restarted, wait_until
+from conftest import INVENTORY, OWN_DAGS, SOURCES, TOP, changes, restarted, wait_until
 
 REMOVE = "playbooks/worker_remove.yml"
 DAG = "on_worker3"
-DAGS = ("-e", f"airflow_dags={TOP / 'molecule' / 'cluster' / 'files' / 'dags'}")
 SECRETS = ("cluster_results_password", "cluster_redis_password", "airflow_api_secret_key")
 CONNECT = """
 import psycopg2
@@ -34,12 +33,9 @@ print(json.dumps(sorted(queue['name'] for queue in answer.get('celery@worker3', 
 
 
 @pytest.fixture(scope="module", autouse=True)
-def dags(cluster):
-    """Deliver the DAGs of these tests, which restarts nothing; afterwards, those of the inventory again."""
+def worker3(cluster, own_dags):
+    """Have the worker that leaves."""
     assert "worker3" in cluster.members("workers"), "test_operations.py adds it"
-    cluster.play("site.yml", *DAGS)
-    yield
-    cluster.play("site.yml")
 
 
 def start(api, seconds: int) -> str:
@@ -142,7 +138,7 @@ def test_missed_deadline_puts_the_worker_back(cluster, api):
 def test_site_restarts_a_worker_that_was_put_back(cluster):
     """What a drained worker was told to consume from is forgotten with its connection: a restart is due."""
     before = cluster.started()
-    cluster.play("site.yml", *DAGS)
+    cluster.play("site.yml", *OWN_DAGS)
     assert restarted(before, cluster.started()) == {"worker3/airflow-worker"}
 
 
@@ -152,7 +148,7 @@ def test_forced_removal_ends_the_task_and_can_be_undone(cluster, api):
     assert finish(api, run, 30)["state"] == "failed", "told, not found out by its missing heartbeat"
     assert not cluster.host("worker3").service("airflow-worker").is_running
     before = cluster.started()
-    cluster.play("site.yml", *DAGS)
+    cluster.play("site.yml", *OWN_DAGS)
     assert restarted(before, cluster.started()) == {"worker3/airflow-worker"}
     assert queues(cluster) == ["default", "worker3"]
 
