@@ -165,6 +165,27 @@ def test_added_worker_restarts_no_other(cluster):
     cluster.play("playbooks/verify.yml")
 
 
+def test_worker_that_is_away_holds_up_nobody(cluster):
+    """The others get their new settings, the run says who did not; the next one with it there makes up for it."""
+    container = f"airflow-{cluster.variable('lab_name')}-worker3"
+    before = cluster.started()
+    cluster.change(CHANGE, "airflow_config: {workers: {min_heartbeat_interval: 6}}\n")
+    subprocess.run(["podman", "stop", "--time=10", container], check=True, capture_output=True)
+    try:
+        output = cluster.play("site.yml", succeeds=False)
+        refused = cluster.play("playbooks/verify.yml", succeeds=False)
+    finally:
+        subprocess.run(["podman", "start", container], check=True, capture_output=True)
+    assert "worker3 cannot be reached: it keeps what it has" in output
+    assert "connection to worker3" in refused and "Nothing was changed" in refused
+    wait_until(lambda: booted(cluster, "worker3") != "", 90)
+    after = cluster.started()
+    assert {"worker1/airflow-worker", "worker2/airflow-worker"} <= restarted(before, after)
+    cluster.change(CHANGE, "---\n")
+    cluster.play("site.yml")
+    cluster.play("playbooks/verify.yml")
+
+
 def test_killed_worker_comes_back(cluster):
     worker = cluster.host("worker2")
     before = worker.check_output("systemctl show --value --property=MainPID airflow-worker")

@@ -10,7 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
-from ansible_collections.dataops.airflow.plugins.module_utils.host_rules import check_hosts
+from ansible_collections.dataops.airflow.plugins.module_utils.host_rules import check_answers, check_hosts
 from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import (
     AIRFLOW_GROUPS,
     PURPOSES,
@@ -48,16 +48,23 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         )
         variables = task_vars or {}
         probes: dict[str, dict[str, Any]] = {}
+        unreachable: dict[str, str] = {}
+        broken: dict[str, str] = {}
         for host in variables["ansible_play_hosts_all"]:
             of_host = variables["hostvars"][host]
-            if REGISTERED in of_host and "probe" in of_host[REGISTERED]:
-                probes[host] = of_host[REGISTERED]["probe"]
-        if not probes:
+            found = of_host.get(REGISTERED, {})
+            if "probe" in found:
+                probes[host] = found["probe"]
+            elif found.get("unreachable"):
+                unreachable[host] = str(found["msg"]).strip()
+            elif found.get("failed"):
+                broken[host] = str(found["msg"]).strip()
+        if not probes and not unreachable and not broken:
             raise AnsibleActionFail(
                 f"No host was probed: run dataops.airflow.host_probe first, registered as {REGISTERED}."
             )
         minimum, purpose = arguments["minimum_free"], arguments["purpose"]
-        problems = check_hosts(
+        problems = check_answers(unreachable, broken, variables["groups"], purpose) + check_hosts(
             probes,
             variables["groups"],
             None if minimum is None else {path: int(size) for path, size in minimum.items()},

@@ -81,6 +81,43 @@ def check_hosts(
     ]
 
 
+def check_answers(
+    unreachable: Mapping[str, str],
+    broken: Mapping[str, str],
+    groups: Mapping[str, Sequence[str]],
+    purpose: str = "install",
+) -> list[Problem]:
+    """Check that those hosts answered that a run cannot do without, and that those that answered could be probed.
+
+    An installation does without hosts that are workers and nothing else: the cluster is configured for all workers of
+    the inventory, whether they answer or not.
+
+    :param unreachable: host -> what its connection said.
+    :param broken: host -> what its probe said when it failed.
+    :param groups: group -> names of its members.
+    :param purpose: one of `inventory_rules.PURPOSES`.
+    """
+    needed = {host for group in GROUPS if group != "workers" for host in groups.get(group, ())}
+    return [
+        Problem(
+            f"connection to {host}",
+            said,
+            "an answer from every host of the run" + (", but for workers" if purpose == "install" else ""),
+            f"ansible {host} -m ping    tells when it answers again; --limit 'all:!{host}' leaves it out of a run",
+        )
+        for host, said in unreachable.items()
+        if purpose != "install" or host in needed
+    ] + [
+        Problem(
+            f"probe of {host}",
+            said,
+            "a host with Python and sudo, on which the user of the connection may become root",
+            f"ansible {host} -b -m setup    tells what is wrong; --limit 'all:!{host}' leaves it out of a run",
+        )
+        for host, said in broken.items()
+    ]
+
+
 def clock_offset(sent: float, received: float, started: float, ended: float) -> tuple[float, float]:
     """Return by how many seconds a host's clock is ahead of the controller's, and the uncertainty, as NTP does.
 

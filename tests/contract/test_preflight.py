@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -35,8 +36,12 @@ from ansible.plugins.action import ActionBase
 
 class ActionModule(ActionBase):
     def run(self, tmp=None, task_vars=None):
+        if task_vars["inventory_hostname"] in task_vars.get("away", []):
+            return {{"unreachable": True, "msg": "ssh: No route to host"}}
+        if task_vars["inventory_hostname"] in task_vars.get("broken", []):
+            return {{"failed": True, "msg": "sudo: a password is required"}}
         unresolved = [name for name in self._task.args["resolve"] if name.startswith("dead")]
-        return {{"changed": False, "probe": {{**{PROBE!r}, "unresolved": unresolved}}}}
+        return {{"changed": False, "probe": {{**task_vars.get("probe", {PROBE!r}), "unresolved": unresolved}}}}
 """
 NOBODY = {"ansible_connection": "ssh", "ansible_ssh_executable": "/bin/false"}
 
@@ -126,3 +131,35 @@ def test_only_the_worker_that_leaves_needs_no_name(site: Path) -> None:
     assert status and "not resolved on db1, control1" in said, said
     assert "name dead-worker1.example.org" in said
     assert "dead-worker2" not in said
+
+
+def failed(said: str) -> dict[str, str]:
+    """Host to its number of failed tasks."""
+    return dict(re.findall(r"(?m)^(\w+) +: .*failed=(\d)", said))
+
+
+ENOUGH = {**PROBE, "free": {"/opt/airflow/releases": 2**40}}
+
+
+def test_a_worker_that_cannot_be_reached_holds_up_nobody(site: Path) -> None:
+    status, said = run(site, "site", away=["worker2"], airflow_dags="", probe=ENOUGH)
+    assert status, said
+    for words in ("worker2 cannot be reached", "No route to host", "remedy:", "-e worker=worker2 -e mode=forced"):
+        assert words in said, words
+    assert failed(said) == {"control1": "0", "db1": "0", "worker1": "0", "worker2": "1"}
+
+
+@pytest.mark.parametrize(("playbook", "host"), [("site", "control1"), ("rollback", "worker2"), ("verify", "worker2")])
+def test_who_is_needed_and_away_is_named(site: Path, playbook: str, host: str) -> None:
+    status, said = run(site, playbook, away=[host], airflow_dags="", probe=ENOUGH)
+    assert status, said
+    for words in ("Nothing was changed", f"connection to {host}", "No route to host", "remedy:"):
+        assert words in said, words
+    assert "the others go on" not in said
+
+
+def test_a_worker_that_cannot_be_probed_holds_all(site: Path) -> None:
+    status, said = run(site, "site", broken=["worker2"], airflow_dags="", probe=ENOUGH)
+    assert status, said
+    for words in ("Nothing was changed", "probe of worker2", "sudo: a password is required", "remedy:"):
+        assert words in said, words

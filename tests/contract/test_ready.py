@@ -14,16 +14,22 @@ GROUPS = {"schedulers": ["control1"], "webservers": ["control1"], "dag_processor
 WORKERS = ["worker1", "worker2"]
 
 
-def ready(folder: Path, fingerprints: dict[str, str], broken: str = "") -> tuple[int, str]:
-    """Go on to restart after the hosts found these fingerprints, and a broken one failed; status and output."""
-    hosts = {
+def ready(folder: Path, fingerprints: dict[str, str], broken: str = "", away: str = "") -> tuple[int, str]:
+    """Go on to restart after the hosts found these fingerprints, and one failed; status and output.
+
+    :param broken: this one, in the middle of its work.
+    :param away: this one, because it could not be reached.
+    """
+    hosts: dict[str, Any] = {
         host: {"__airflow_release": {"fingerprint": fingerprints.get(host, "")}}
         for host in ["control1", *WORKERS, "other"]
     }
+    if away:
+        hosts[away] = {"__cluster_probe": {"unreachable": True}}
     groups = {name: {"hosts": dict.fromkeys(members)} for name, members in {**GROUPS, "workers": WORKERS}.items()}
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "children": groups}}))
     tasks: list[dict[str, Any]] = [
-        {"ansible.builtin.fail": {"msg": "broken"}, "when": f"inventory_hostname == '{broken}'"},
+        {"ansible.builtin.fail": {"msg": "broken"}, "when": f"inventory_hostname in ['{broken}', '{away}']"},
         {"ansible.builtin.import_role": {"name": "dataops.airflow.cluster", "tasks_from": "ready"}},
         {"ansible.builtin.debug": {"msg": "RESTARTS {{ inventory_hostname }}"}},
     ]
@@ -56,3 +62,8 @@ def test_a_host_that_failed_before_holds_all(tmp_path: Path) -> None:
     status, said = ready(tmp_path, dict.fromkeys(["control1", *WORKERS], "aaaa"), broken="worker2")
     assert status and "RESTARTS" not in said, said
     assert "because worker2 failed above" in said
+
+
+def test_a_worker_that_was_away_holds_nobody(tmp_path: Path) -> None:
+    status, said = ready(tmp_path, dict.fromkeys(["control1", "worker1"], "aaaa"), away="worker2")
+    assert status and said.count("RESTARTS") == 3, said
