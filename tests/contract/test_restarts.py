@@ -57,12 +57,17 @@ def batches(folder: Path, serial: str | int, states: dict[str, dict[str, list[st
             [["worker1", "worker2"], ["worker3", "worker4"]],
         ),
         (
+            "100%",
+            {"control1": QUIET, **{f"worker{n}": STALE for n in range(1, 4)}},
+            [["worker1", "worker2"], ["worker3"]],
+        ),
+        (
             3,
             {"control1": QUIET, **{f"worker{n}": STALE for n in range(1, 5)}},
             [["worker1", "worker2", "worker3"], ["worker4"]],
         ),
     ],
-    ids=["nothing", "not running", "one by one", "half", "a number"],
+    ids=["nothing", "not running", "one by one", "half", "all, but for the last of their queue", "a number"],
 )
 def test_batches(tmp_path: Path, serial: str | int, states: dict[str, Any], expected: list[list[str]]) -> None:
     assert batches(tmp_path, serial, states) == expected
