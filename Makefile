@@ -63,11 +63,11 @@ scenario: setup ## Run one molecule scenario: NAME=cluster [STEP=converge]
 	molecule $(STEP) -s $(NAME)
 
 .PHONY: test
-test: setup ## Run lint, unit tests, the molecule scenarios and the demo, but for the scenario of half an hour
+test: setup ## Run lint, unit tests, the molecule scenarios and the demo, but for what takes longest
 	lab/test.sh
 
 .PHONY: test-all
-test-all: setup ## Run everything: the scenario `packages`, too
+test-all: setup ## Run everything: the longest tests, too
 	lab/test.sh all
 
 .PHONY: demo

@@ -217,6 +217,14 @@ def api(cluster: Cluster, web_url: str) -> Api:
     return Api(web_url, "admin", cluster.secrets["airflow_admin_password"])
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave tests marked `long` to `make test-all`, in `make test`."""
+    if os.environ.get("TEST_WITHOUT_LONG"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="make test-all runs it"))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Keep what failed: the suite prints it last, where the scenario's recap would hide it."""
     reports = [*terminalreporter.getreports("error"), *terminalreporter.getreports("failed")]

@@ -96,7 +96,7 @@ def test_redis_restarts_alone(cluster):
     cluster.play("site.yml")
     assert restarted(before, cluster.started()) == {"db1/redis-server"}
     cluster.change(CHANGE, "---\n")
-    cluster.play("site.yml")
+    cluster.play("playbooks/redis.yml")
 
 
 def test_refused_inventory_changes_nothing(cluster):

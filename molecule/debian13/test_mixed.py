@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
+import pytest
 from conftest import INVENTORY, TOP, changes, restarted
 
 SSH = ["ssh", "-F", str(TOP / ".lab/debian13/ssh_config")]
@@ -18,6 +19,7 @@ def test_everything_is_of_this_release(cluster):
     assert "v=8." in cluster.host("db1").check_output("redis-server --version")
 
 
+@pytest.mark.long
 def test_host_with_another_python_is_refused(cluster):
     before = cluster.started()
     hosts = INVENTORY / "hosts.yml"
@@ -31,6 +33,7 @@ def test_host_with_another_python_is_refused(cluster):
     assert restarted(before, cluster.started()) == set()
 
 
+@pytest.mark.long
 def test_an_interpreter_that_all_have_is_accepted(cluster):
     """Debian 12's Python, unpacked at the same place everywhere, as one would do with a build of one's own."""
     pack = (
