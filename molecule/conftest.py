@@ -67,7 +67,7 @@ class Cluster:
 
     def change(self, name: str, text: str) -> None:
         """Add or replace a file of the inventory."""
-        (INVENTORY / name).parent.mkdir(exist_ok=True)
+        (INVENTORY / name).parent.mkdir(parents=True, exist_ok=True)
         (INVENTORY / name).write_text(text)
         self.read_inventory()
 
@@ -164,6 +164,14 @@ def wait_until(condition: Callable[[], bool], timeout: float) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout} s"
         time.sleep(0.5)
+
+
+def booted(cluster: Cluster, name: str) -> str:
+    """When a host was booted; empty while it cannot be reached."""
+    try:
+        return str(cluster.host(name).check_output("stat --format=%Y /proc/1"))
+    except (AssertionError, RuntimeError):
+        return ""
 
 
 def forms(secret: str) -> set[bytes]:

@@ -1,6 +1,6 @@
 """A worker that leaves, in this order: refused, put back, taken out by force, taken out, taken out again, forgotten.
 
-Runs after test_operations.py, which adds worker3, and leaves the cluster without it.
+Runs after test_added.py, which adds worker3, and leaves the cluster without it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ print(json.dumps(sorted(queue['name'] for queue in answer.get('celery@worker3', 
 @pytest.fixture(scope="module", autouse=True)
 def worker3(cluster, own_dags):
     """Have the worker that leaves."""
-    assert "worker3" in cluster.members("workers"), "test_operations.py adds it"
+    assert "worker3" in cluster.members("workers"), "test_added.py adds it"
 
 
 def start(api, seconds: int) -> str:
@@ -108,13 +108,12 @@ def test_missing_confirmation_is_refused_and_told_what_would_happen(cluster):
 
 
 def test_last_worker_of_a_queue_is_refused(cluster):
-    variables = INVENTORY / "host_vars" / "worker3.yml"
-    cluster.change("host_vars/worker3.yml", "---\nairflow_worker_queues: [default, large]\n")
+    queues_of = "host_vars/worker3/queues.yml"
+    cluster.change(queues_of, "---\nairflow_worker_queues: [default, large]\n")
     try:
         assert "large" in refused(cluster, "-e", "worker=worker3", "-e", "confirm=true")
     finally:
-        variables.unlink()
-        cluster.read_inventory()
+        cluster.change(queues_of, "---\n")
 
 
 def test_missed_deadline_puts_the_worker_back(cluster, api):

@@ -1,6 +1,6 @@
 """New settings for everything, batch by batch, under a load of tasks.
 
-Runs after test_operations.py, which adds worker3.
+Runs after test_added.py, which adds worker3.
 """
 
 from __future__ import annotations
