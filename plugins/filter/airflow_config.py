@@ -1,10 +1,11 @@
 # Copyright: the dataops.airflow contributors
 # Apache License 2.0 (see LICENSE)
-"""Filters that turn the configuration dict into the text of an airflow.cfg."""
+"""Filters that turn dicts into the text of an airflow.cfg and of a unit's environment file."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,9 +51,24 @@ def option_text(value: Any) -> str:
     return text.replace("%", "%%")
 
 
+def config_text(config: Config, component: str, readers: Mapping[str, list[str]]) -> str:
+    """Write the sections of a component's airflow.cfg; the arguments are those of :func:`options_for`."""
+    lines: list[str] = []
+    for section, options in sorted(options_for(config, component, readers).items()):
+        lines += ["", f"[{section}]"]
+        lines += [f"{name} = {option_text(value)}" for name, value in sorted(options.items())]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def environment_text(variables: Mapping[str, Any]) -> str:
+    """Write variables as both systemd (``EnvironmentFile=``) and a shell read them: in double quotes, escaped."""
+    lines = [(name, re.sub(r'([\\"$`])', r"\\\1", str(value))) for name, value in sorted(variables.items())]
+    return "".join(f'{name}="{value}"\n' for name, value in lines)
+
+
 class FilterModule:
-    """Filters of this collection for airflow.cfg."""
+    """Filters of this collection for the settings of Airflow's components."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names and functions."""
-        return {"options_for": options_for, "option_text": option_text}
+        return {"config_text": config_text, "environment_text": environment_text}

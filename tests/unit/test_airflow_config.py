@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import configparser
 import json
+import subprocess
 from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.dataops.airflow.plugins.filter.airflow_config import FilterModule, option_text, options_for
+from ansible_collections.dataops.airflow.plugins.filter.airflow_config import (
+    config_text,
+    environment_text,
+    option_text,
+    options_for,
+)
 
 READERS = {"core.parallelism": ["scheduler"], "api.workers": ["api-server"]}
 CONFIG: dict[str, dict[str, Any]] = {
@@ -68,5 +74,19 @@ def test_a_newline_is_refused_without_showing_the_value(value: str) -> None:
     assert option_text(["a\nb"]) == '["a\\nb"]'
 
 
-def test_the_filters_are_offered() -> None:
-    assert FilterModule().filters() == {"options_for": options_for, "option_text": option_text}
+def test_a_file_holds_its_sections_and_nothing_else() -> None:
+    parser = configparser.ConfigParser()
+    parser.read_string(config_text(CONFIG, "scheduler", READERS))
+    assert {name: dict(parser[name]) for name in parser.sections()} == {
+        "core": {"parallelism": "8", "executor": "LocalExecutor"}
+    }
+
+
+def test_a_shell_reads_the_environment_back() -> None:
+    hostile = {"B": 'p@s:s/w%o#r\'d" $x `id` \\ \\" & ;', "A": 8, "C": ""}
+    text = environment_text(hostile)
+    assert [line[0] for line in text.splitlines()] == ["A", "B", "C"]
+    script = "set -a\n" + text + "exec env --null"
+    done = subprocess.run(["/bin/sh", "-c", script], env={}, capture_output=True, text=True, check=True)
+    found = dict(entry.split("=", 1) for entry in done.stdout.split("\0") if entry)
+    assert {name: found[name] for name in hostile} == {name: str(value) for name, value in hostile.items()}
