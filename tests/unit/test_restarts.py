@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-
-from .collection import CHECKOUT, run_play
+from expressions import evaluate
 
 STALE = {"stopped": [], "attention": ["airflow-worker.service"]}
 QUIET: dict[str, list[str]] = {"stopped": [], "attention": []}
@@ -17,27 +14,25 @@ CONTROL = {"stopped": ["airflow-flower.service"], "attention": ["airflow-schedul
 EXECUTOR = {"stopped": [], "attention": ["airflow-scheduler.service", "airflow-worker.service"]}
 
 
-def batches(folder: Path, serial: str | int, states: dict[str, dict[str, list[str]]]) -> list[list[str]]:
+def batches(serial: str | int, states: dict[str, dict[str, list[str]]]) -> list[list[str]]:
     """The batches, in order, for hosts in these states; a host named control... has the control components."""
     control = [host for host in states if host.startswith("control")]
-    workers = [host for host in states if host.startswith("worker")]
-    groups: dict[str, Any] = {
-        **{name: {"hosts": dict.fromkeys(control)} for name in ("schedulers", "webservers", "dag_processors")},
-        "workers": {"hosts": dict.fromkeys(workers)},
+    groups = {
+        "all": list(states),
+        **dict.fromkeys(("schedulers", "webservers", "dag_processors"), control),
+        "workers": [host for host in states if host.startswith("worker")],
     }
-    hosts = {host: {"__airflow_state": state} for host, state in states.items()}
-    shared = {"airflow_executor": "", "airflow_worker_serial": serial}
-    (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "children": groups, "vars": shared}}))
-    tasks: list[dict[str, Any]] = [
-        {"ansible.builtin.include_vars": str(CHECKOUT / "roles" / role / "vars" / "main.yml")}
-        for role in ("cluster", "airflow")
-    ]
-    write = {"content": "{{ __airflow_restart_batches | to_json }}", "dest": str(folder / "found.json")}
-    tasks.append({"ansible.builtin.copy": write, "run_once": True})
-    (folder / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
-    done = run_play(folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found: list[list[str]] = yaml.safe_load((folder / "found.json").read_text())
+    found: list[list[str]] = evaluate(
+        "{{ __airflow_restart_batches }}",
+        ("cluster", "airflow"),
+        {
+            "groups": groups,
+            "hostvars": {host: {"__airflow_state": state} for host, state in states.items()},
+            "ansible_play_hosts": list(states),
+            "airflow_executor": "",
+            "airflow_worker_serial": serial,
+        },
+    )
     return found
 
 
@@ -69,5 +64,5 @@ def batches(folder: Path, serial: str | int, states: dict[str, dict[str, list[st
     ],
     ids=["nothing", "not running", "one by one", "half", "all, but for the last of their queue", "a number"],
 )
-def test_batches(tmp_path: Path, serial: str | int, states: dict[str, Any], expected: list[list[str]]) -> None:
-    assert batches(tmp_path, serial, states) == expected
+def test_batches(serial: str | int, states: dict[str, Any], expected: list[list[str]]) -> None:
+    assert batches(serial, states) == expected
