@@ -58,6 +58,10 @@ lint: setup ## Check YAML, playbooks, Python and shell scripts
 unit: setup ## Run the tests that need no hosts
 	pytest --numprocesses 2 --dist loadfile tests/unit tests/contract tests/golden
 
+.PHONY: package
+package: setup ## Build the collection, install it elsewhere and use it, and type a newcomer's first commands
+	pytest --numprocesses 2 --dist worksteal tests/package
+
 .PHONY: scenario
 scenario: setup ## Run one molecule scenario: NAME=cluster [STEP=converge]
 	molecule $(STEP) -s $(NAME)

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from .collection import CHECKOUT, files, load, playbooks, relative, tracked
+from contract.collection import CHECKOUT, files, load, playbooks, relative, tracked
 
 SHIPPED = ("changelogs/", "dags/", "docs/", "inventories/", "meta/", "playbooks/", "plugins/", "roles/")
 LEFT_OUT = ("docs/generate.py", "inventories/mysite/")
