@@ -10,7 +10,11 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
-from ansible_collections.dataops.airflow.plugins.module_utils.host_rules import check_answers, check_hosts
+from ansible_collections.dataops.airflow.plugins.module_utils.host_rules import (
+    check_answers,
+    check_hosts,
+    check_memory,
+)
 from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import (
     AIRFLOW_GROUPS,
     PURPOSES,
@@ -44,6 +48,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             {
                 "purpose": {"type": "str", "choices": list(PURPOSES), "default": "install"},
                 "minimum_free": {"type": "dict"},
+                "workers": {"type": "list", "elements": "dict", "default": []},
             }
         )
         variables = task_vars or {}
@@ -73,6 +78,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         )
         if purpose == "install":
             problems += self._check_wheelhouse(variables, probes)
+            problems += self._check_memory(variables, probes, arguments["workers"])
         if problems:
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
             raise AnsibleActionFail(
@@ -112,6 +118,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return parse(path.read_text(encoding="utf-8")), str(path)
         except (OSError, UnicodeError, LockError):
             return None, str(path)
+
+    def _check_memory(
+        self, variables: dict[str, Any], probes: dict[str, dict[str, Any]], workers: list[dict[str, Any]]
+    ) -> list[Problem]:
+        """Check the slots of each worker against the memory of its host."""
+        settings = self._settings(variables, probes)
+        if not settings:
+            return []
+        return check_memory(
+            probes, workers, int(settings.template(settings.available_variables["airflow_task_memory"]))
+        )
 
     def _check_wheelhouse(self, variables: dict[str, Any], probes: dict[str, dict[str, Any]]) -> list[Problem]:
         """Check the wheelhouse of the site, if it has one, against what the hosts are."""

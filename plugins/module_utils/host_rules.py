@@ -14,6 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.dataops.airflow.plugins.module_utils.capacity import memory_needed
 from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import (
     AIRFLOW_GROUPS,
     GROUPS,
@@ -377,6 +378,33 @@ def check_free(probes: Probes, minimum: Mapping[str, int]) -> list[Problem]:
                         "make space (old releases, journals, apt's cache), or give the path a larger file system",
                     )
                 )
+    return problems
+
+
+def check_memory(probes: Probes, workers: Sequence[Mapping[str, Any]], task_memory: int) -> list[Problem]:
+    """Require that a worker fits into its host's memory with a task in each of its slots.
+
+    :param workers: ``name`` and ``concurrency`` of each; those without a probe are not checked.
+    :param task_memory: MB that a running task takes, on top of its slot.
+    """
+    problems = []
+    for worker in workers:
+        host, slots = worker["name"], int(worker["concurrency"])
+        if host not in probes:
+            continue
+        has = probes[host]["memory_bytes"] // 2**20
+        needed, idle = (memory_needed(["worker"], count, 0, task_memory) for count in (slots, 0))
+        if needed > has:
+            fit = (has - idle) // (memory_needed(["worker"], 1, 0, task_memory) - idle)
+            problems.append(
+                Problem(
+                    f"memory of {host}",
+                    f"{has} MB; a worker with airflow_worker_concurrency {slots} needs {needed} MB when each slot "
+                    f"runs a task of {task_memory} MB (airflow_task_memory)",
+                    f"as many slots as fit: {max(fit, 0)}",
+                    f"set airflow_worker_concurrency of {host} to {fit}" if fit > 0 else f"give {host} more memory",
+                )
+            )
     return problems
 
 

@@ -31,6 +31,13 @@ options:
       - Path to bytes that must be free there, checked on each host whose probe has the path or a parent of it.
       - If not set, 2 GiB for C(/opt/airflow/releases), on hosts that get an Airflow environment.
     type: dict
+  workers:
+    description:
+      - C(name) and C(concurrency) of each Celery worker. An installation is refused where the host of one has less memory
+        than the worker takes with a task of C(airflow_task_memory) in each slot.
+    type: list
+    elements: dict
+    default: []
 attributes:
   check_mode:
     description: Can run in check mode and does the same there.

@@ -25,6 +25,7 @@ PROBE = {
     "glibc": "2.36",
     "systemd": 252,
     "free": {"/opt/airflow/releases": 0},
+    "memory_bytes": 4 * 1024**3,
     "asked": [],
     "listening": [],
     "reverse": {},
@@ -108,8 +109,9 @@ def test_every_playbook_says_what_it_is_for() -> None:
 def test_an_installation_is_held_up_by_its_lock_and_its_space(site: Path) -> None:
     status, said = run(site, "airflow", airflow_lock="/nonexistent/lock.txt")
     assert status and '"/nonexistent/lock.txt", which is missing' in said.replace("\\", ""), said
-    status, said = run(site, "airflow", airflow_dags="")
+    status, said = run(site, "airflow", airflow_dags="", probe={**PROBE, "memory_bytes": 700 * 2**20})
     assert status and "free space for /opt/airflow/releases on control1" in said, said
+    assert "memory of worker2" in said and "set airflow_worker_concurrency of worker2 to 3" in said, said
 
 
 @pytest.mark.parametrize("playbook", ["rollback", "worker_remove"])

@@ -9,6 +9,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.host_rules import 
     MINIMUM_FREE,
     RELEASES,
     check_hosts,
+    check_memory,
     clock_offset,
     is_unit,
 )
@@ -322,6 +323,22 @@ def test_free_space_of_the_nearest_probed_parent() -> None:
 def test_hosts_outside_the_cluster_do_not_matter() -> None:
     stranger = probe(os=system("rocky", "9"), systemd=0, clock_offset=99.0, unresolved=["x"], python=python("3.6.1"))
     assert check_hosts({"w1": probe(), "monitoring": stranger}, GROUPS) == []
+
+
+@pytest.mark.parametrize(
+    ("memory", "slots", "allowed", "remedy"),
+    [
+        (2622, 16, "", ""),
+        (2621, 16, "as many slots as fit: 15", "set airflow_worker_concurrency of w1 to 15"),
+        (512, 4, "as many slots as fit: 2", "set airflow_worker_concurrency of w1 to 2"),
+        (256, 1, "as many slots as fit: 0", "give w1 more memory"),
+    ],
+)
+def test_a_worker_fits_into_its_host(memory: int, slots: int, allowed: str, remedy: str) -> None:
+    workers = [{"name": "w1", "concurrency": str(slots)}, {"name": "left out", "concurrency": 999}]
+    found = check_memory({"w1": probe(memory_bytes=memory * 2**20)}, workers, 100)
+    assert [(problem.allowed, problem.remedy) for problem in found] == ([(allowed, remedy)] if allowed else [])
+    assert all(f"{memory} MB; " in problem.found for problem in found)
 
 
 def test_free_space_elsewhere() -> None:
