@@ -33,8 +33,8 @@ options:
     type: dict
   workers:
     description:
-      - C(name) and C(concurrency) of each Celery worker. An installation is refused where the host of one has less memory
-        than the worker takes with a task of C(airflow_task_memory) in each slot.
+      - C(name) and C(concurrency) of each Celery worker. An installation is refused where the host of one has less
+        memory than the worker takes with a task of C(airflow_task_memory) in each slot.
     type: list
     elements: dict
     default: []
