@@ -73,6 +73,9 @@ CONFIG_BY_VARIABLE = {
 }
 """Options of `airflow_config` that the environment files beat, or that other values are computed with."""
 
+VISIBILITY = ("celery_broker_transport_options", "visibility_timeout")
+"""Section and option of `airflow_config`: seconds after which Redis hands a message to another worker."""
+
 CONFIG_SECRETS = (
     "smtp.smtp_password",
     "secrets.backend_kwargs",
@@ -266,6 +269,7 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "
         *check_templates(inventory),
         *check_types(inventory, catalogue),
         *check_config(inventory),
+        *check_longest_task(inventory, catalogue),
         *check_service_options(inventory),
         *check_cluster_wide(inventory, catalogue),
         *check_addresses(inventory),
@@ -527,6 +531,31 @@ def check_config(inventory: Inventory) -> list[Problem]:
             )
         )
     return problems
+
+
+def check_longest_task(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check that no message is delivered a second time while its first worker may still run the task."""
+    configs, stops = inventory.settings("airflow_config"), inventory.settings("airflow_worker_stop_timeout")
+    section, option = VISIBILITY
+    hosts_by_pair: dict[tuple[int, int], list[str]] = {}
+    for host in inventory.groups.get("workers", ()):
+        config = configs.get(host)
+        options = config.get(section) if isinstance(config, Mapping) else None
+        visible = options.get(option) if isinstance(options, Mapping) else None
+        longest = stops.get(host, catalogue.defaults.get("airflow_worker_stop_timeout"))
+        if str(visible).isdigit() and str(longest).isdigit():
+            hosts_by_pair.setdefault((int(str(visible)), int(str(longest))), []).append(host)
+    return [
+        Problem(
+            f"airflow_config, option {option} of the section {section}",
+            f"{visible} seconds on {_scope(inventory, hosts)}; airflow_worker_stop_timeout is {longest}: "
+            f"a task that runs for longer than {visible} seconds would be started a second time",
+            "at least airflow_worker_stop_timeout, which is longer than the longest task",
+            "remove it: the collection sets it to a day, or to airflow_worker_stop_timeout where that is longer",
+        )
+        for (visible, longest), hosts in hosts_by_pair.items()
+        if visible < longest
+    ]
 
 
 def check_service_options(inventory: Inventory) -> list[Problem]:

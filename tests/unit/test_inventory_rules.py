@@ -62,6 +62,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "airflow_index_url": {"type": "str", "default": "", "no_log": True},
         "airflow_wheelhouse": {"type": "path", "default": ""},
         "airflow_worker_concurrency": {"type": "int", "default": 16},
+        "airflow_worker_stop_timeout": {"type": "int", "default": 3600},
         "airflow_releases_kept": {"type": "int", "default": 3},
         "airflow_debug": {"type": "bool", "default": False},
         "airflow_config": {"type": "dict", "default": {}},
@@ -90,6 +91,7 @@ CATALOGUE = Catalogue(
     defaults={
         "airflow_version": "3.3.2",
         "airflow_executor": "",
+        "airflow_worker_stop_timeout": 3600,
         "cluster_database_user": "airflow",
         "airflow_admin_username": "root@example.org",
         "cluster_database_port": 5432,
@@ -379,6 +381,22 @@ def test_options_that_hold_a_secret(name: str) -> None:
     assert f"AIRFLOW__{section.upper()}__{option.upper()};" in problem.remedy
     assert "hunter2" not in str(problem)
     assert check({"airflow_config": {section: {option: None}}}) == [], "null leaves it to Airflow"
+
+
+@pytest.mark.parametrize(
+    ("visible", "longest", "refused"), [(7199, 7200, True), (7200, 7200, False), (None, 7200, False), (60, None, True)]
+)
+def test_a_task_is_not_delivered_twice(visible: int | None, longest: int | None, refused: bool) -> None:
+    config = {"airflow_config": {"celery_broker_transport_options": {"visibility_timeout": visible}}}
+    stop = {} if longest is None else {"airflow_worker_stop_timeout": longest}
+    found = check({**config, **stop})
+    assert bool(found) is refused
+    for problem in found:
+        assert (
+            problem.subject
+            == "airflow_config, option visibility_timeout of the section celery_broker_transport_options"
+        )
+        assert problem.found.startswith(f"{visible} seconds on ") and "started a second time" in problem.found
 
 
 def test_other_options_are_free() -> None:
