@@ -34,6 +34,7 @@ PROBE = {
     "cpus": 2,
     "container": False,
     "package_lists": True,
+    "packages": [],
 }
 ANSWERS = {
     "file_set": {},

@@ -188,6 +188,12 @@ def test_os_release() -> None:
     assert host_probe.os_release("") == {"id": "", "version_id": "", "pretty": ""}
 
 
+def test_installed_packages() -> None:
+    table = "ii  redis-server\nhi  postgresql\nrc  sudo\nun  acl\niU  procps\nii  redis-server\n\n"
+    assert host_probe.installed(table) == ["postgresql", "redis-server"]
+    assert host_probe.installed("") == []
+
+
 def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     before = time.time()
     answer = call(capsys, check=True)
@@ -200,6 +206,7 @@ def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert probe["os"]["pretty"]
     assert isinstance(probe["container"], bool)
     assert isinstance(probe["package_lists"], bool)
+    assert "dpkg" in probe["packages"] and "no-such-package" not in probe["packages"]
     assert probe["systemd"] >= 0
     assert probe["machine"] == platform.machine()
     assert probe["glibc"] == platform.libc_ver()[1]
