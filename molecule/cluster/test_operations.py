@@ -172,6 +172,7 @@ def test_killed_worker_comes_back(cluster):
     wait_until(
         lambda: worker.check_output("systemctl show --value --property=MainPID airflow-worker") not in ("0", before), 60
     )
+    assert worker.service("airflow-worker-check.timer").is_running
     cluster.play("playbooks/verify.yml")
 
 

@@ -63,7 +63,10 @@ def test_units_are_those_of_the_groups(host, cluster):
     files = host.check_output(
         "find /etc/systemd/system -maxdepth 1 -type f -name 'airflow-*.service' -printf '%f\\n'"
     ).split()
-    assert sorted(files) == sorted(f"{unit}.service" for unit in wanted)
+    looked_at = ["airflow-worker-check.service"] if "airflow-worker" in wanted else []
+    assert sorted(files) == sorted([f"{unit}.service" for unit in wanted] + looked_at)
+    if looked_at:
+        assert host.service("airflow-worker-check.timer").is_running
 
 
 def test_webserver_is_another_name_of_the_api_server(host, cluster):

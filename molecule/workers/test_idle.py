@@ -22,6 +22,9 @@ def looks_every_five_seconds(cluster, own_dags):
     cluster.change(CHANGE, "---\nairflow_worker_check_interval: 5\n")
     cluster.play("site.yml", "--limit", "worker2", *OWN_DAGS)
     assert restarted(before, cluster.started()) == set()
+    yield
+    cluster.change(CHANGE, "---\n")
+    cluster.play("site.yml", "--limit", "worker2", *OWN_DAGS)
 
 
 def looked(cluster, word: str, since: str) -> bool:

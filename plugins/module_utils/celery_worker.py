@@ -18,7 +18,10 @@ from celery import Celery
 told = json.loads(sys.argv[1])
 app = Celery(broker=os.environ['BROKER_URL'])
 app.conf.broker_connection_retry = False
-app.conf.broker_transport_options = {'socket_timeout': told['patience'], 'socket_connect_timeout': 5}
+# Who consumes hands on messages that nobody acknowledged for so long, and this one, in wait for answers, must never.
+year = 365 * 24 * 3600
+app.conf.broker_transport_options = {
+    'socket_timeout': told['patience'], 'socket_connect_timeout': 5, 'visibility_timeout': year}
 """
 
 PING = """

@@ -75,6 +75,8 @@ CONFIG_BY_VARIABLE = {
 
 VISIBILITY = ("celery_broker_transport_options", "visibility_timeout")
 """Section and option of `airflow_config`: seconds after which Redis hands a message to another worker."""
+AIRFLOWS_VISIBILITY = 86400
+"""What Airflow uses where the option is not set."""
 
 CONFIG_SECRETS = (
     "smtp.smtp_password",
@@ -107,6 +109,8 @@ CLUSTER_WIDE = (
     "airflow_requirements",
     "airflow_lock",
     "airflow_wheelhouse",
+    "airflow_task_memory",
+    "airflow_worker_stop_timeout",
     *SECRETS,
 )
 """Variables that must be equal everywhere, beside all `cluster_*` ones."""
@@ -541,7 +545,8 @@ def check_longest_task(inventory: Inventory, catalogue: Catalogue) -> list[Probl
     for host in inventory.groups.get("workers", ()):
         config = configs.get(host)
         options = config.get(section) if isinstance(config, Mapping) else None
-        visible = options.get(option) if isinstance(options, Mapping) else None
+        visible = options.get(option, "") if isinstance(options, Mapping) else ""
+        visible = AIRFLOWS_VISIBILITY if visible is None else visible
         longest = stops.get(host, catalogue.defaults.get("airflow_worker_stop_timeout"))
         if str(visible).isdigit() and str(longest).isdigit():
             hosts_by_pair.setdefault((int(str(visible)), int(str(longest))), []).append(host)
@@ -862,6 +867,8 @@ def _check_value(name: str, value: Any, spec: Mapping[str, Any], catalogue: Cata
             return shown, "a port, 1 to 65535", correct
         if name == "airflow_worker_concurrency" and number < 1:
             return shown, "an integer >= 1: how many tasks one worker runs at a time", correct
+        if name == "airflow_worker_check_interval" and number < 1:
+            return shown, "an integer >= 1: seconds between two looks at the worker", correct
     if name == "airflow_worker_concurrency" and kind != "int":
         return _check_value(name, value, {**spec, "type": "int"}, catalogue)
     return None

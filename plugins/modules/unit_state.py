@@ -48,6 +48,11 @@ options:
     type: list
     elements: str
     default: []
+  watched:
+    description: Further units whose files count for RV(reload_needed).
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Reads only.
@@ -164,15 +169,17 @@ def main() -> None:
             "restart": {"type": "bool", "default": False},
             "pending": {"type": "list", "elements": "path", "default": []},
             "owned": {"type": "list", "elements": "str", "default": []},
+            "watched": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     wanted: dict[str, dict[str, Any]] = {unit["name"]: unit for unit in module.params["units"]}
     known: dict[str, dict[str, str]] = {}
-    if wanted:
-        argv = ["systemctl", "show", "--property=" + ",".join(PROPERTIES), "--", *wanted]
+    watched = [*wanted, *module.params["watched"]]
+    if watched:
+        argv = ["systemctl", "show", "--property=" + ",".join(PROPERTIES), "--", *watched]
         _rc, output, _err = module.run_command(argv, check_rc=True)
-        known = dict(zip(wanted, parse_show(output), strict=True))
+        known = dict(zip(watched, parse_show(output), strict=True))
     stopped = [name for name in wanted if known[name].get("ActiveState") not in ("active", "reloading")]
     pending, restart = module.params["pending"], module.params["restart"]
     stale = [name for name, unit in wanted.items() if name not in stopped and (restart or is_stale(unit, pending))]

@@ -63,6 +63,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "airflow_wheelhouse": {"type": "path", "default": ""},
         "airflow_worker_concurrency": {"type": "int", "default": 16},
         "airflow_worker_stop_timeout": {"type": "int", "default": 3600},
+        "airflow_worker_check_interval": {"type": "int", "default": 60},
         "airflow_releases_kept": {"type": "int", "default": 3},
         "airflow_debug": {"type": "bool", "default": False},
         "airflow_config": {"type": "dict", "default": {}},
@@ -383,8 +384,14 @@ def test_options_that_hold_a_secret(name: str) -> None:
     assert check({"airflow_config": {section: {option: None}}}) == [], "null leaves it to Airflow"
 
 
+def test_a_worker_is_not_looked_at_without_a_pause() -> None:
+    assert "an integer >= 1" in only(check({"airflow_worker_check_interval": 0})).allowed
+    assert check({"airflow_worker_check_interval": 1}) == []
+
+
 @pytest.mark.parametrize(
-    ("visible", "longest", "refused"), [(7199, 7200, True), (7200, 7200, False), (None, 7200, False), (60, None, True)]
+    ("visible", "longest", "refused"),
+    [(7199, 7200, True), (7200, 7200, False), (None, 86400, False), (None, 86401, True), (60, None, True)],
 )
 def test_a_task_is_not_delivered_twice(visible: int | None, longest: int | None, refused: bool) -> None:
     config = {"airflow_config": {"celery_broker_transport_options": {"visibility_timeout": visible}}}
@@ -396,7 +403,7 @@ def test_a_task_is_not_delivered_twice(visible: int | None, longest: int | None,
             problem.subject
             == "airflow_config, option visibility_timeout of the section celery_broker_transport_options"
         )
-        assert problem.found.startswith(f"{visible} seconds on ") and "started a second time" in problem.found
+        assert problem.found.startswith(f"{visible or 86400} seconds on ") and "started a second time" in problem.found
 
 
 def test_other_options_are_free() -> None:

@@ -93,7 +93,9 @@ def look_at(worker: str, queues: Sequence[str]) -> Look:
 
     app = Celery(broker=os.environ["AIRFLOW__CELERY__BROKER_URL"])
     app.conf.broker_connection_retry = False
-    app.conf.broker_transport_options = {"socket_timeout": 10, "socket_connect_timeout": 5}
+    # Who consumes hands on messages that nobody acknowledged for so long, and this one must never.
+    year = 365 * 24 * 3600
+    app.conf.broker_transport_options = {"socket_timeout": 10, "socket_connect_timeout": 5, "visibility_timeout": year}
     try:
         with app.connection_for_read() as connection:
             connection.ensure_connection(max_retries=1)
