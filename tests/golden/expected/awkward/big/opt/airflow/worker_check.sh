@@ -13,7 +13,7 @@ systemctl restart --no-block airflow-worker.service
 idle=0
 while [ "$(main)" = "$stuck" ]; do
   if pgrep --uid airflow --full '^airflow worker -- ' > /dev/null; then idle=0; else idle=$((idle + 1)); fi
-  # Without a task, nothing is left that it could wait for.
-  [ "$idle" -lt 30 ] || systemctl kill --signal=KILL airflow-worker.service
+  # Without a task, and without one whose end is still to be told (100 s), nothing is left that it could wait for.
+  [ "$idle" -lt 120 ] || systemctl kill --signal=KILL airflow-worker.service || true
   sleep 1
 done
