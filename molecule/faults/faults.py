@@ -1,0 +1,155 @@
+"""What can break below a running cluster, and how to break and mend it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from conftest import Cluster, booted, wait_until
+
+WORKER = "worker1"
+Breaks = Callable[[Cluster], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row of the table.
+
+    ``breaks`` breaks something when it is entered and mends it when it is left, ``seconds`` later. ``kills`` says that
+    tasks die with it: their DAGs have retries then. ``early`` breaks before the long tasks begin, because it drains
+    a worker.
+    """
+
+    name: str
+    breaks: Breaks
+    seconds: int = 0
+    kills: bool = False
+    early: bool = False
+
+
+def podman(cluster: Cluster, host: str, *arguments: str) -> str:
+    """Do something with the container of a host."""
+    container = f"airflow-{cluster.variable('lab_name')}-{host}"
+    done = subprocess.run(["podman", *arguments, container], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def run(host: str, begin: str, end: str = "true") -> Breaks:
+    """Run a command on a host, and another one afterwards."""
+
+    @contextmanager
+    def breaks(cluster: Cluster) -> Iterator[None]:
+        cluster.host(host).check_output(begin)
+        try:
+            yield
+        finally:
+            cluster.host(host).check_output(end)
+
+    return breaks
+
+
+def stopped(host: str, unit: str) -> Breaks:
+    """Stop a service and start it again."""
+    return run(host, f"systemctl stop {unit}", f"systemctl start {unit}")
+
+
+def killed(host: str, unit: str) -> Breaks:
+    """Kill all processes of a service."""
+    return run(host, f"systemctl kill --signal=KILL {unit}")
+
+
+@contextmanager
+def power_cut(cluster: Cluster) -> Iterator[None]:
+    """Take the power from the worker's host."""
+    podman(cluster, WORKER, "kill")
+    try:
+        yield
+    finally:
+        podman(cluster, WORKER, "start")
+
+
+@contextmanager
+def reboot(cluster: Cluster) -> Iterator[None]:
+    """Reboot the control host, until it is there again."""
+    before = booted(cluster, "control1")
+    cluster.host("control1").run("systemd-run --on-active=1 systemctl reboot")
+    wait_until(lambda: booted(cluster, "control1") not in ("", before), 90)
+    yield
+
+
+def cut(host: str, port: int) -> Breaks:
+    """Drop every packet between the worker and a port of another host, in silence, as a broken switch does."""
+
+    @contextmanager
+    def breaks(cluster: Cluster) -> Iterator[None]:
+        inside = [
+            "nsenter",
+            "--net",
+            "--target",
+            podman(cluster, WORKER, "inspect", "--format={{.State.Pid}}"),
+            "iptables",
+        ]
+        peer = cluster.address(host)
+        rules = [
+            ["OUTPUT", "--destination", peer, "--protocol", "tcp", "--dport", str(port), "--jump", "DROP"],
+            ["INPUT", "--source", peer, "--protocol", "tcp", "--sport", str(port), "--jump", "DROP"],
+        ]
+        for rule in rules:
+            subprocess.run([*inside, "--insert", *rule], check=True)
+        try:
+            yield
+        finally:
+            for rule in rules:
+                subprocess.run([*inside, "--delete", *rule], check=True)
+
+    return breaks
+
+
+# A small file system over the logs takes the place of a small disk: the host's own is the machine's.
+FULL = (
+    "mount -t tmpfs -o size=64k,mode=750,uid=airflow,gid=airflow tmpfs /var/lib/airflow/logs && "
+    "! head --bytes=1M /dev/zero > /var/lib/airflow/logs/full 2> /dev/null"
+)
+
+# A library between the worker and the clock takes the place of another clock: the host's own is the machine's.
+CLOCK = """
+set -e
+{{ dpkg --status libfaketime || {{ apt-get update -qq; apt-get install -qq --yes libfaketime; }}; }} > /dev/null 2>&1
+mkdir -p /run/systemd/system/airflow-worker.service.d
+{{
+  echo '[Service]'
+  echo 'Environment=FAKETIME=+{seconds} FAKETIME_DONT_FAKE_MONOTONIC=1'
+  echo "Environment=LD_PRELOAD=$(dpkg --listfiles libfaketime | grep /libfaketime.so.1$)"
+}} > /run/systemd/system/airflow-worker.service.d/clock.conf
+systemctl daemon-reload
+systemctl restart airflow-worker
+"""
+TRUE_CLOCK = """
+set -e
+rm -r /run/systemd/system/airflow-worker.service.d
+systemctl daemon-reload
+systemctl restart airflow-worker
+"""
+
+
+FAULTS = [
+    Fault("worker: SIGKILL", killed(WORKER, "airflow-worker"), kills=True),
+    Fault("worker's host: power cut for 20 s", power_cut, 20, kills=True),
+    Fault("scheduler: SIGKILL", killed("control1", "airflow-scheduler")),
+    Fault("control host: reboot", reboot),
+    Fault("API server: down for 20 s", stopped("control1", "airflow-api-server"), 20),
+    Fault("API server: down for 60 s", stopped("control1", "airflow-api-server"), 60),
+    Fault("Redis: restart", run("db1", "systemctl restart redis-server")),
+    Fault("Redis: SIGKILL", killed("db1", "redis-server")),
+    Fault("Redis: down for 60 s", stopped("db1", "redis-server"), 60),
+    Fault("PostgreSQL: restart", run("db1", "systemctl restart 'postgresql@*'")),
+    Fault("PostgreSQL: down for 30 s", stopped("db1", "postgresql@$(ls /etc/postgresql)-main"), 30),
+    Fault("network from a worker to Redis: cut for 30 s", cut("db1", 6379), 30),
+    Fault("network from a worker to PostgreSQL: cut for 30 s", cut("db1", 5432), 30),
+    Fault("network from a worker to the API server: cut for 30 s", cut("control1", 8080), 30),
+    Fault("worker: disk full for 30 s", run(WORKER, FULL, "umount --lazy /var/lib/airflow/logs"), 30),
+    Fault("worker: clock 60 s ahead", run(WORKER, CLOCK.format(seconds=60), TRUE_CLOCK), 30, early=True),
+    Fault("worker: clock 60 s behind", run(WORKER, CLOCK.format(seconds=-60), TRUE_CLOCK), 30, early=True),
+]

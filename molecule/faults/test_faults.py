@@ -1,0 +1,168 @@
+"""Break a cluster under load in every way that it must bear, and count what came of each task.
+
+Each row goes into .cache/faults.json; `make faults` makes docs/faults.md of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import pytest
+from conftest import TOP, Api, Cluster, wait_until
+from faults import FAULTS, Fault
+
+RESULTS = TOP / ".cache" / "faults.json"
+FINAL = ("success", "failed")
+# Longer than the time after which the scheduler gives up a silent task, and its retry.
+PATIENCE = 300
+
+pytestmark = pytest.mark.usefixtures("own_dags")
+
+
+class Count(NamedTuple):
+    """What came of the tasks that were submitted under a fault."""
+
+    submitted: int
+    first_try: int
+    retried: int
+    failed: int
+    lost: int
+    retried_within: float
+
+
+class Load:
+    """Runs of DAGs that are submitted one after the other; what the API server did not take is not there to be lost."""
+
+    def __init__(self, api: Api, suffix: str) -> None:
+        self.api = api
+        self.suffix = suffix
+        self.runs: list[str] = []
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.submit)
+
+    def __enter__(self) -> Load:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def submit(self) -> None:
+        """Start four short tasks every four seconds."""
+        while not self.over.wait(4):
+            self.start(f"stream{self.suffix}")
+
+    def start(self, dag: str, **parameters: Any) -> str:
+        """Start a run; an empty string where the API server did not take it."""
+        status, run = answer(
+            self.api, "POST", f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "conf": parameters}
+        )
+        if status != 200:
+            return ""
+        path = f"/api/v2/dags/{dag}/dagRuns/{quote(run['dag_run_id'], safe='')}"
+        self.runs.append(path)
+        return path
+
+    def count(self, since: datetime) -> Count:
+        """Wait until every run is over, as long as it may take, and count."""
+        left, deadline = list(self.runs), time.monotonic() + PATIENCE
+        while left and time.monotonic() < deadline:
+            left = [run for run in left if answer(self.api, "GET", run)[1].get("state") not in FINAL]
+            time.sleep(1)
+        tasks = [task for run in self.runs for task in self.api.tasks(run)]
+        good = [task for task in tasks if task["state"] == "success"]
+        again = [task for task in good if task["try_number"] > 1]
+        failed = [task for task in tasks if task["state"] in ("failed", "upstream_failed")]
+        waits = [(datetime.fromisoformat(task["start_date"]) - since).total_seconds() for task in again]
+        lost = len(tasks) - len(good) - len(failed)
+        return Count(len(tasks), len(good) - len(again), len(again), len(failed), lost, max(waits, default=0.0))
+
+
+def answer(api: Api, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    """Ask the API; what does not answer has the status 0."""
+    try:
+        status, content = api.ask(method, path, body)
+    except OSError:
+        return 0, {}
+    return status, content if isinstance(content, dict) else {}
+
+
+def works_again(api: Api) -> bool:
+    """Whether a new run gets through every worker; asked again and again, each time anew."""
+    load = Load(api, "")
+    run = load.start("probe")
+    if not run:
+        return False
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if answer(api, "GET", run)[1].get("state") in FINAL:
+            return {task["state"] for task in api.tasks(run)} == {"success"}
+        time.sleep(0.5)
+    return False
+
+
+@pytest.fixture(scope="module")
+def rows() -> Iterator[list[dict[str, Any]]]:
+    """The rows of the table, written when all is over."""
+    found: list[dict[str, Any]] = []
+    yield found
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=TOP, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    measured = {"date": datetime.now(tz=UTC).strftime("%Y-%m-%d"), "commit": commit, "cpus": os.cpu_count()}
+    RESULTS.write_text(json.dumps({**measured, "rows": found}, indent=1) + "\n")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dags(api: Api) -> None:
+    """Switch the DAGs on."""
+    for dag in ("stream", "stream_retried", "patient", "patient_retried", "probe"):
+        wait_until(lambda dag=dag: api.ask("PATCH", f"/api/v2/dags/{dag}", {"is_paused": False})[0] == 200, 120)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_fault(fault: Fault, cluster: Cluster, api: Api, rows: list[dict[str, Any]]) -> None:
+    before = cluster.started()
+    with Load(api, "_retried" if fault.kills else "") as load, ExitStack() as broken:
+        if fault.early:
+            broken.enter_context(fault.breaks(cluster))
+        patient = load.start(f"patient{load.suffix}", seconds=fault.seconds + 30)
+        wait_until(lambda: [task["state"] for task in api.tasks(patient)] == ["running"] * 2, 60)
+        begun = datetime.now(tz=UTC)
+        if not fault.early:
+            broken.enter_context(fault.breaks(cluster))
+        # How long it lasts is what is tested.
+        time.sleep(fault.seconds)
+        broken.close()
+        mended = time.monotonic()
+        wait_until(lambda: works_again(api), PATIENCE)
+        recovered = time.monotonic() - mended
+    count = load.count(begun)
+
+    def missing() -> list[str]:
+        """Services that ran before and do not run now."""
+        return sorted(f"{unit} on {host}" for host, unit in set(before) - set(cluster.started()))
+
+    deadline = time.monotonic() + 60
+    while missing() and time.monotonic() < deadline:
+        time.sleep(1)
+    row = {"fault": fault.name, "retries": 2 if fault.kills else 0, **count._asdict()}
+    row |= {"recovered": round(recovered, 1), "human": missing()}
+    rows.append(row)
+    assert (row["failed"], row["lost"], row["human"]) == (0, 0, []), row
+    assert row["first_try"] + row["retried"] == row["submitted"]
+    if fault.kills:
+        assert row["retried"] > 0, "nothing died: the fault proves nothing"
+        assert row["retried_within"] < 90, row
+    else:
+        assert row["retried"] == 0, row
