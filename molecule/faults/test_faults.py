@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pytest
+from breaking import FAULTS, Fault
 from conftest import TOP, Api, Cluster, wait_until
-from faults import FAULTS, Fault
 
 RESULTS = TOP / ".cache" / "faults.json"
 FINAL = ("success", "failed")
