@@ -27,7 +27,7 @@ stage() {
   printf '===== %s passed in %d s\n' "$name" $((SECONDS - start))
 }
 
-stage machine lab/machine.sh chromium shellcheck
+stage machine lab/machine.sh chromium curl shellcheck
 # Lint and the tests without hosts leave a processor free: the first scenarios find their image built, or wait for it.
 lab/image.sh > /dev/null 2>&1 &
 stage lint make --no-print-directory lint
@@ -46,10 +46,27 @@ for file in molecule/{single_host,cluster,!(single_host|cluster)}/molecule.yml; 
 done
 
 # The README's own commands, as a newcomer types them. Last, because it takes the image along.
+# The first run is as talkative as can be, and yet tells no secret.
+first() {
+  ANSIBLE_VERBOSITY=3 ANSIBLE_DIFF_ALWAYS=true make --no-print-directory demo > .cache/first.txt 2>&1
+}
+no_secret_is_told() {
+  .venv/bin/python - .lab/demo/inventory/group_vars/all/vault.yml .cache/first.txt << 'END'
+import pathlib, sys, yaml
+secrets = yaml.safe_load(pathlib.Path(sys.argv[1]).read_text())
+said = pathlib.Path(sys.argv[2]).read_text()
+told = sorted(name for name, value in secrets.items() if value in said)
+assert len(secrets) >= 10 and "VALUE_SPECIFIED_IN_NO_LOG" in said, "this run would have told nothing"
+sys.exit(f"told: {told}" if told else 0)
+END
+}
 demo() {
   make --no-print-directory demo | tee .cache/demo.txt
 }
-# The addresses that it prints answer, and the command that it prints shows the passwords that they ask for.
+nothing_changed() {
+  grep -q ' changed=0' .cache/demo.txt && ! grep -E ' changed=[1-9]' .cache/demo.txt
+}
+# The addresses that it prints answer, and its commands show the passwords that they ask for and open a shell.
 printed_is_true() {
   local web flower passwords
   web=$(awk '/^Web UI / {print $3}' .cache/demo.txt)
@@ -60,7 +77,8 @@ printed_is_true() {
     curl --silent --show-error --fail --header 'Content-Type: application/json' --data @- "$web/auth/token" > /dev/null &&
     printf 'user = "admin:%s"' "$(value airflow_flower_password)" |
     curl --silent --show-error --fail --config - "$flower/workers" > /dev/null &&
-    ! curl --silent --fail "$flower/workers" > /dev/null
+    ! curl --silent --fail "$flower/workers" > /dev/null &&
+    [[ $(make --no-print-directory shell HOST=worker1 <<< hostname 2> /dev/null | tail -n 1) == worker1 ]]
 }
 nothing_left() {
   local lab=label=dataops-airflow-lab
@@ -69,8 +87,10 @@ nothing_left() {
     # The hosts of another lab keep their image.
     [[ -n $(podman ps --all --quiet --filter "$lab") || -z $(podman images --quiet --filter reference=localhost/airflow-lab) ]]
 }
-stage "make demo" make --no-print-directory demo
+stage "make demo" first
+stage "no secret in its output" no_secret_is_told
 stage "make demo, again" demo
+stage "nothing changed" nothing_changed
 stage "what the demo prints" printed_is_true
 stage "make demo-down" make --no-print-directory demo-down
 stage "nothing is left of the demo" nothing_left

@@ -63,6 +63,8 @@ def test_units_are_those_of_the_groups(host, cluster):
     files = host.check_output(
         "find /etc/systemd/system -maxdepth 1 -type f -name 'airflow-*.service' -printf '%f\\n'"
     ).split()
+    if wanted:
+        assert host.file("/opt/airflow/current/healthy").exists, "site.yml did not wait until its components worked"
     looked_at = ["airflow-worker-check.service"] if "airflow-worker" in wanted else []
     assert sorted(files) == sorted([f"{unit}.service" for unit in wanted] + looked_at)
     if looked_at:

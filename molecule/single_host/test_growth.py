@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from urllib.parse import quote
 
-from conftest import INVENTORY, TOP, Api, leaked, restarted
+from conftest import INVENTORY, TOP, Api, Cluster, changes, leaked, restarted
 
 HOSTS = ("control1", "worker1")
 OWN_IMAGE = "localhost/own-image:1"
@@ -15,6 +16,12 @@ OWN_IMAGE = "localhost/own-image:1"
 def runs(api: Api, dag: str) -> list[str]:
     """IDs of all runs of a DAG."""
     return [run["dag_run_id"] for run in api.ask("GET", f"/api/v2/dags/{dag}/dagRuns?limit=100")[1]["dag_runs"]]
+
+
+def everything(cluster: Cluster) -> dict[str, str]:
+    """What is on the disks of the hosts, by content or owner or mode, but for what the services write themselves."""
+    command = "find /etc /usr/local /opt -xdev -printf '%p %C@ %m %u\\n' | sort"
+    return {host: cluster.host(host).check_output(command) for host in HOSTS}
 
 
 def test_single_host_grows_into_a_cluster(cluster, api, web_url):
@@ -38,16 +45,23 @@ def test_single_host_grows_into_a_cluster(cluster, api, web_url):
     # Broker, results database and worker are made here; before, the output of a first run may show no secret either.
     output = cluster.play("site.yml", "--diff", "-vvv")
     assert leaked(cluster.secrets, output) == []
+    assert leaked({"x": "worker1"}, output) == ["x"]
 
     # Verification changes nothing but the DAG run that it makes.
-    before_verify = cluster.started()
-    for host in HOSTS:
-        cluster.host(host).check_output("touch /run/before-verify")
+    before_verify, kept = cluster.started(), everything(cluster)
     output = cluster.play("playbooks/verify.yml")
     assert restarted(before_verify, cluster.started()) == set()
-    for host in HOSTS:
-        newer = "find /etc /usr/local /opt -newer /run/before-verify ! -type d"
-        assert cluster.host(host).check_output(newer) == ""
+    assert everything(cluster) == kept
+    assert changes(output) == 0
+    for host, component in (
+        ("control1", "postgresql"),
+        ("control1", "redis"),
+        ("control1", "airflow-scheduler"),
+        ("worker1", "airflow-worker"),
+    ):
+        assert re.search(rf"{host} +{component} +(yes|[\d.]+ s) +\S", output), f"{component} in the table"
+    for words in ("two overlapped for", "The log of one task of each worker was read"):
+        assert words in output, words
     assert "Executor CeleryExecutor" in output
     assert cluster.host("control1").check_output("airflow config get-value core executor") == "CeleryExecutor"
 

@@ -14,23 +14,33 @@ GROUPS = {"schedulers": ["control1"], "webservers": ["control1"], "dag_processor
 WORKERS = ["worker1", "worker2"]
 
 
-def ready(folder: Path, fingerprints: dict[str, str], broken: str = "", away: str = "") -> tuple[int, str]:
+def ready(
+    folder: Path, fingerprints: dict[str, str], broken: str = "", away: str = "", digests: dict[str, str] | None = None
+) -> tuple[int, str]:
     """Go on to restart after the hosts found these fingerprints, and one failed; status and output.
 
     :param broken: this one, in the middle of its work.
     :param away: this one, because it could not be reached.
+    :param digests: those of the hosts' DAGs; the rule is that of verify.yml then.
     """
     hosts: dict[str, Any] = {
         host: {"__airflow_release": {"fingerprint": fingerprints.get(host, "")}}
         for host in ["control1", *WORKERS, "other"]
     }
+    for host, digest in (digests or {}).items():
+        hosts[host]["__airflow_dags"] = {"digest": digest}
     if away:
         hosts[away] = {"__cluster_probe": {"unreachable": True}}
     groups = {name: {"hosts": dict.fromkeys(members)} for name, members in {**GROUPS, "workers": WORKERS}.items()}
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "children": groups}}))
     tasks: list[dict[str, Any]] = [
         {"ansible.builtin.fail": {"msg": "broken"}, "when": f"inventory_hostname in ['{broken}', '{away}']"},
-        {"ansible.builtin.import_role": {"name": "dataops.airflow.cluster", "tasks_from": "ready"}},
+        {
+            "ansible.builtin.import_role": {
+                "name": "dataops.airflow.cluster",
+                "tasks_from": "report" if digests else "ready",
+            }
+        },
         {"ansible.builtin.debug": {"msg": "RESTARTS {{ inventory_hostname }}"}},
     ]
     play = {"hosts": "all", "gather_facts": False, "tasks": tasks}
@@ -67,3 +77,11 @@ def test_a_host_that_failed_before_holds_all(tmp_path: Path) -> None:
 def test_a_worker_that_was_away_holds_nobody(tmp_path: Path) -> None:
     status, said = ready(tmp_path, dict.fromkeys(["control1", "worker1"], "aaaa"), away="worker2")
     assert status and said.count("RESTARTS") == 3, said
+
+
+def test_verify_tells_of_other_dags(tmp_path: Path) -> None:
+    fingerprints = dict.fromkeys(["control1", *WORKERS], "aaaa")
+    status, said = ready(tmp_path, fingerprints, digests={"control1": "d1", "worker1": "d1", "worker2": "d2"})
+    assert status and "RESTARTS" not in said, said
+    for words in ("The Airflow hosts are not identical", "'worker1': 'd1'", "'worker2': 'd2'", "remedy:"):
+        assert words in said, words
