@@ -33,14 +33,10 @@ def ready(
         hosts[away] = {"__cluster_probe": {"unreachable": True}}
     groups = {name: {"hosts": dict.fromkeys(members)} for name, members in {**GROUPS, "workers": WORKERS}.items()}
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "children": groups}}))
+    entry = "report" if digests else "ready"
     tasks: list[dict[str, Any]] = [
         {"ansible.builtin.fail": {"msg": "broken"}, "when": f"inventory_hostname in ['{broken}', '{away}']"},
-        {
-            "ansible.builtin.import_role": {
-                "name": "dataops.airflow.cluster",
-                "tasks_from": "report" if digests else "ready",
-            }
-        },
+        {"ansible.builtin.import_role": {"name": "dataops.airflow.cluster", "tasks_from": entry}},
         {"ansible.builtin.debug": {"msg": "RESTARTS {{ inventory_hostname }}"}},
     ]
     play = {"hosts": "all", "gather_facts": False, "tasks": tasks}

@@ -15,7 +15,11 @@ NAME = "registry.example/debian-systemd:12"
 def test_a_named_image(there: bool, called: list[str], tmp_path: Path) -> None:
     podman = tmp_path / "podman"
     podman.write_text(
-        f'#!/bin/sh\n[ "$1 $2" = "image exists" ] && exit {0 if there else 1}\necho "$*" >> {tmp_path}/calls\necho an-id\n'
+        f"""#!/bin/sh
+        [ "$1 $2" = "image exists" ] && exit {0 if there else 1}
+        echo "$*" >> {tmp_path}/calls
+        echo an-id
+        """
     )
     podman.chmod(0o755)
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "TEST_IMAGE": NAME}
