@@ -166,6 +166,17 @@ def test_every_template_and_file_is_used() -> None:
     assert unused == []
 
 
+def test_the_contract_touches_no_host() -> None:
+    reading = ("assert", "debug", "fail", "import_tasks", "host_probe", "validate_hosts", "validate_inventory")
+    others = [
+        f"{relative(path)}: {task.get('name')}"
+        for path in task_files(CONTRACT)
+        for task in tasks_in(load(path))
+        if arguments(task, *reading) is None and task.get("delegate_to") != "localhost"
+    ]
+    assert others == ["roles/cluster/tasks/secrets.yml: Generate the secrets that are missing"], "on the control node"
+
+
 @pytest.mark.parametrize("name", [name for name in ROLES if name != CONTRACT])
 def test_only_the_contract_reads_other_hosts(name: str) -> None:
     found = [
