@@ -25,6 +25,12 @@ from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import L
 from ansible_collections.dataops.airflow.plugins.module_utils.wheelhouse import check_wheelhouse, targets_of
 
 AIRFLOW = Path(__file__).resolve().parents[2] / "roles" / "airflow"
+LEFT_BEHIND = (
+    "{host} runs on SQLite until now, and PostgreSQL begins empty. Not carried over: the history of runs, connections, "
+    "variables, pools and users. Kept: DAGs, settings, secrets with the administrator's password, the files of task "
+    "logs, and /var/lib/airflow/airflow.db itself, which nothing deletes: to go back, undo the edit and run again."
+)
+"""What somebody should know who leaves SQLite."""
 REGISTERED = "__cluster_probe"
 """The variable that the result of `dataops.airflow.host_probe` is registered in."""
 
@@ -48,6 +54,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             {
                 "purpose": {"type": "str", "choices": list(PURPOSES), "default": "install"},
                 "minimum_free": {"type": "dict"},
+                "database_backend": {"type": "str", "choices": ["postgresql", "sqlite"], "default": "postgresql"},
                 "workers": {"type": "list", "elements": "dict", "default": []},
             }
         )
@@ -84,6 +91,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             raise AnsibleActionFail(
                 report(f"The hosts have {count}. Nothing was changed.", problems), result={"changed": False}
             )
+        left = [host for host, probe in probes.items() if probe["sqlite"]]
+        if purpose == "install" and left and arguments["database_backend"] != "sqlite":
+            result["warnings"] = [LEFT_BEHIND.format(host=left[0])]
         result.update(changed=False, msg=f"The hosts are fit for the cluster: {len(probes)} probed.")
         return result
 

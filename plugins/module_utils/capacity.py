@@ -112,7 +112,7 @@ def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
         "parallelism": parallelism,
         "workers": [dict(worker) for worker in workers],
         "memory": hosts,
-        "connections": {name: int(facts["connections"][name]) for name in ("needed", "available")},
+        "connections": {name: int(number) for name, number in facts["connections"].items()},
     }
 
 
@@ -151,8 +151,8 @@ def table(now: Mapping[str, Any], more: Mapping[str, Any] | None) -> str:
     for host, memory in now["memory"].items():
         has = f" of {memory['available']}" if memory["available"] else ", of what is not known"
         rows.append((f"memory of {host}", f"{memory['needed']} MB{has}{'' if memory['fits'] else ': TOO LITTLE'}"))
-    connections = now["connections"]
-    rows.append(("connections to PostgreSQL", f"{connections['needed']} of {connections['available']}"))
+    if connections := now["connections"]:
+        rows.append(("connections to PostgreSQL", f"{connections['needed']} of {connections['available']}"))
     if more:
         steps = [
             f"{name} {before} -> {after}"

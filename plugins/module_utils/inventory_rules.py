@@ -269,6 +269,7 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "
     return [
         *check_groups(inventory, catalogue),
         *check_executor(inventory, catalogue),
+        *check_sqlite(inventory, catalogue),
         *check_names(inventory, catalogue),
         *check_templates(inventory),
         *check_types(inventory, catalogue),
@@ -321,6 +322,7 @@ def check_groups(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     problems = []
     groups = inventory.groups
     celery = executor(inventory, catalogue) == "CeleryExecutor" or bool(groups.get("workers"))
+    sqlite = inventory.value("cluster_database_backend", catalogue.defaults) == "sqlite"
     for group, variable, product, needed in (
         ("postgresql", "cluster_database_host", "PostgreSQL", True),
         ("redis", "cluster_redis_host", "Redis", celery),
@@ -336,7 +338,7 @@ def check_groups(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
                 )
             )
         set_elsewhere = any(inventory.settings(variable).values()) or inventory.fails(variable)
-        if needed and not members and not set_elsewhere:
+        if needed and not members and not set_elsewhere and not (group == "postgresql" and sqlite):
             problems.append(
                 Problem(
                     f"group {group}",
@@ -414,6 +416,33 @@ def check_executor(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
             )
         ]
     return []
+
+
+def check_sqlite(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check that SQLite, which is a file, has one host to itself and no server beside it."""
+    if inventory.value("cluster_database_backend", catalogue.defaults) != "sqlite":
+        return []
+    servers = inventory.groups.get("postgresql", ())
+    address = inventory.value("cluster_database_host", catalogue.defaults)
+    name = executor(inventory, catalogue)
+    several = list(dict.fromkeys(host for group in AIRFLOW_GROUPS for host in inventory.groups.get(group, ())))
+    found = [
+        f"{_names(servers)} in the group postgresql" if servers else "",
+        "cluster_database_host is set" if address else "",
+        f"{name}, whose workers would need the database at once" if name == "CeleryExecutor" else "",
+        f"Airflow on {_count(several, 'host')}: {_names(several)}" if len(several) > 1 else "",
+    ]
+    return [
+        Problem(
+            _subject(inventory, "cluster_database_backend"),
+            f'"sqlite" with {text}',
+            "SQLite for one host with LocalExecutor; PostgreSQL for everything else",
+            "remove cluster_database_backend to use PostgreSQL, which begins empty; or keep one host, as in "
+            "inventories/quickstart",
+        )
+        for text in found
+        if text
+    ]
 
 
 def check_names(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:

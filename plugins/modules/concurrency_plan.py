@@ -50,7 +50,7 @@ options:
     type: int
     required: true
   connections:
-    description: C(needed) and C(available) connections to PostgreSQL.
+    description: C(needed) and C(available) connections to PostgreSQL; empty with SQLite.
     type: dict
     required: true
   before:

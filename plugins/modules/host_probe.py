@@ -143,6 +143,10 @@ probe:
       type: list
       elements: str
       returned: always
+    sqlite:
+      description: Whether Airflow's scheduler on this host was set up with SQLite.
+      type: bool
+      returned: always
     free:
       description: Path as asked for to bytes available to unprivileged users on its file system.
       type: dict
@@ -429,6 +433,7 @@ def probe(parameters: dict[str, Any]) -> dict[str, Any]:
         "container": in_container(),
         "package_lists": any(Path("/var/lib/apt/lists").glob("*_Packages*")),
         "packages": installed(run("dpkg-query", "--show", "--showformat=${db:Status-Abbrev} ${Package}\\n")),
+        "sqlite": 'SQL_ALCHEMY_CONN="sqlite:' in read("/etc/airflow/scheduler.env"),
         "free": {path: free_bytes(path) for path in parameters["paths"]},
         "asked": parameters["ports"],
         "listening": listeners(entry["port"] for entry in parameters["ports"]),

@@ -75,11 +75,23 @@ from ansible.module_utils.basic import AnsibleModule
 RECORD = "schema.json"
 # Runs in the release, which has the driver. Every part of Airflow keeps its revision in a table of its own.
 READ = """
-import json, os, psycopg2
-url = os.environ['DATABASE_URL'].replace('postgresql+psycopg2://', 'postgresql://', 1)
-with psycopg2.connect(url) as connection, connection.cursor() as cursor:
-    cursor.execute("SELECT table_name FROM information_schema.tables WHERE table_name LIKE 'alembic\\\\_version%'"
-                   " AND table_schema = current_schema() ORDER BY 1")
+import contextlib, json, os
+url = os.environ['DATABASE_URL']
+if url.startswith('sqlite:///'):
+    import sqlite3
+    path = url.removeprefix('sqlite:///')
+    # Asking makes no file, which would be root's.
+    place = f'file:{path}?mode=ro' if os.path.exists(path) else 'file::memory:'
+    connection = sqlite3.connect(place, uri=True)
+    tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'alembic_version*' ORDER BY 1"
+else:
+    import psycopg2
+    connection = psycopg2.connect(url.replace('postgresql+psycopg2://', 'postgresql://', 1))
+    tables = ("SELECT table_name FROM information_schema.tables WHERE table_name LIKE 'alembic\\\\_version%'"
+              " AND table_schema = current_schema() ORDER BY 1")
+with contextlib.closing(connection):
+    cursor = connection.cursor()
+    cursor.execute(tables)
     found = {}
     for (table,) in cursor.fetchall():
         cursor.execute(f'SELECT version_num FROM "{table}" ORDER BY 1')

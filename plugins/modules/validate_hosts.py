@@ -31,6 +31,13 @@ options:
       - Path to bytes that must be free there, checked on each host whose probe has the path or a parent of it.
       - If not set, 2 GiB for C(/opt/airflow/releases), on hosts that get an Airflow environment.
     type: dict
+  database_backend:
+    description:
+      - Kind of the metadata database that the inventory wants. Where V(postgresql) takes the place of SQLite, a warning
+        says what is carried over and what is not.
+    type: str
+    choices: [postgresql, sqlite]
+    default: postgresql
   workers:
     description:
       - C(name) and C(concurrency) of each Celery worker. An installation is refused where the host of one has less

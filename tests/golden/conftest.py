@@ -35,6 +35,7 @@ PROBE = {
     "container": False,
     "package_lists": True,
     "packages": [],
+    "sqlite": False,
 }
 ANSWERS = {
     "file_set": {},

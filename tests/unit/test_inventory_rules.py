@@ -34,6 +34,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "cluster": {
         "cluster_address": {"type": "str", "default": "{{ inventory_hostname }}"},
         "cluster_ca_certificates": {"type": "list", "elements": "path", "default": []},
+        "cluster_database_backend": {"type": "str", "choices": ["postgresql", "sqlite"], "default": "postgresql"},
         "cluster_database_host": {"type": "str", "default": ""},
         "cluster_database_port": {"type": "int", "default": 5432},
         "cluster_database_user": {"type": "str", "default": "airflow"},
