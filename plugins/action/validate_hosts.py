@@ -76,16 +76,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 f"No host was probed: run dataops.airflow.host_probe first, registered as {REGISTERED}."
             )
         minimum, purpose = arguments["minimum_free"], arguments["purpose"]
+        settings = self._settings(variables, probes)
         problems = check_answers(unreachable, broken, variables["groups"], purpose) + check_hosts(
             probes,
             variables["groups"],
             None if minimum is None else {path: int(size) for path, size in minimum.items()},
-            *self._lock(variables, probes),
+            *self._lock(settings),
             purpose,
         )
         if purpose == "install":
-            problems += self._check_wheelhouse(variables, probes)
-            problems += self._check_memory(variables, probes, arguments["workers"])
+            problems += self._check_wheelhouse(variables, probes, settings)
+            if settings:
+                task_memory = int(settings.template(settings.available_variables["airflow_task_memory"]))
+                problems += check_memory(probes, arguments["workers"], task_memory)
         if problems:
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
             raise AnsibleActionFail(
@@ -118,9 +121,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _lock_path(self, settings: Templar) -> Path:
         return Path(self._loader.path_dwim(settings.template(settings.available_variables["airflow_lock"])))
 
-    def _lock(self, variables: dict[str, Any], probes: dict[str, dict[str, Any]]) -> tuple[Lock | None, str]:
+    def _lock(self, settings: Templar | None) -> tuple[Lock | None, str]:
         """Return the lock and its path; None where it cannot be read: dataops.airflow.validate_inventory says so."""
-        settings = self._settings(variables, probes)
         if not settings:
             return None, ""
         path = self._lock_path(settings)
@@ -129,20 +131,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except (OSError, UnicodeError, LockError):
             return None, str(path)
 
-    def _check_memory(
-        self, variables: dict[str, Any], probes: dict[str, dict[str, Any]], workers: list[dict[str, Any]]
+    def _check_wheelhouse(
+        self, variables: dict[str, Any], probes: dict[str, dict[str, Any]], settings: Templar | None
     ) -> list[Problem]:
-        """Check the slots of each worker against the memory of its host."""
-        settings = self._settings(variables, probes)
-        if not settings:
-            return []
-        return check_memory(
-            probes, workers, int(settings.template(settings.available_variables["airflow_task_memory"]))
-        )
-
-    def _check_wheelhouse(self, variables: dict[str, Any], probes: dict[str, dict[str, Any]]) -> list[Problem]:
         """Check the wheelhouse of the site, if it has one, against what the hosts are."""
-        settings = self._settings(variables, probes)
         folder = settings.template(settings.available_variables["airflow_wheelhouse"]) if settings else ""
         if not settings or not folder:
             return []
