@@ -72,6 +72,11 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import LOGIN, Api, ApiError
 
 
+TRIES = 3
+"""How often a user is created: components that start on a new database write the same roles and permissions to it, and of
+two that insert one row at the same time, the second fails."""
+
+
 class LoginError(Exception):
     """Something that an operator has to look at."""
 
@@ -128,9 +133,13 @@ def main() -> None:
         if module.check_mode:
             module.exit_json(changed=True, action="login refused")
         create = ["create", "--username", name, "--role", "Admin", "--email", option["email"]]
-        done = users(option["command"], [*create, "--firstname", name, "--lastname", "Airflow"], password)
+        for _ in range(TRIES):
+            done = users(option["command"], [*create, "--firstname", name, "--lastname", "Airflow"], password)
+            if done.returncode == 0:
+                break
         action = "created"
-        if "already exist" in done.stdout + done.stderr:
+        # The database says "already exists" of the row of another.
+        if f"{name} already exist" in done.stdout:
             done = users(option["command"], ["reset-password", "--username", name], password)
             action = "password set"
         if done.returncode:

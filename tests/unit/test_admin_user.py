@@ -20,6 +20,11 @@ AIRFLOW = """\
 read -r first; read -r second
 echo "$@" >> {folder}/calls
 [ "$first" = "$second" ] || {{ echo "Passwords did not match" >&2; exit 1; }}
+if [ -f {folder}/taken ]; then
+  rm {folder}/taken
+  echo 'DETAIL:  Key (name)=(can_read) already exists.' >&2
+  exit 1
+fi
 [ ! -f {folder}/broken ] || {{ echo "database is away" >&2; exit 3; }}
 case "$1 $2" in
   "users create") [ -f {folder}/user-$4 ] && {{ echo "$4 already exist in the db"; exit 0; }} ;;
@@ -114,6 +119,13 @@ def test_a_changed_password_is_set(folder: Path, url: str, capsys: pytest.Captur
     assert (folder / "user-admin").read_text() == PASSWORD
     assert calls(folder)[-1] == "users reset-password --username admin"
     assert all(PASSWORD not in line for line in calls(folder))
+
+
+def test_a_row_that_a_component_was_faster_with(folder: Path, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "taken").touch()
+    done = call(capsys, folder, url)
+    assert (done["changed"], done["action"]) == (True, "created")
+    assert [line.split()[1] for line in calls(folder)] == ["create", "create"]
 
 
 def test_a_command_that_fails_is_shown(folder: Path, url: str, capsys: pytest.CaptureFixture[str]) -> None:
