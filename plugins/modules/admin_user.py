@@ -71,10 +71,9 @@ import subprocess
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import LOGIN, Api, ApiError
 
-
 TRIES = 3
-"""How often a user is created: components that start on a new database write the same roles and permissions to it, and of
-two that insert one row at the same time, the second fails."""
+"""How often a user is created: components that start on a new database write the same roles and permissions, and of two
+that insert one row at the same time, the second fails."""
 
 
 class LoginError(Exception):
