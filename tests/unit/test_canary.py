@@ -52,7 +52,7 @@ def run(*changed: dict[str, Any]) -> list[dict[str, Any]]:
 
 def test_a_good_run_tells_its_overlap() -> None:
     assert canary.judge(run(), WORKERS, True) == 3.0
-    assert canary.judge(run(task("right", start=5)), {}, False) == 0.0
+    assert canary.judge(run(task("right", start=5))[:4], {}, False) == 0.0, "few tasks are enough without workers"
 
 
 @pytest.mark.parametrize(
