@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -106,25 +104,3 @@ def tracked() -> list[Path]:
     done = subprocess.run(argv, cwd=CHECKOUT, capture_output=True, text=True, check=True)
     paths = [CHECKOUT / name for name in done.stdout.split("\0") if name]
     return [path for path in paths if path.is_file() and not path.is_symlink()]
-
-
-def run_play(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``play.yml`` of a folder on this machine, as every host of its ``hosts.yml``, with nothing but this checkout.
-
-    :param arguments: further ones of ansible-playbook.
-    """
-    return subprocess.run(
-        ["ansible-playbook", "-i", "hosts.yml", "-c", "local", *arguments, "play.yml"],
-        cwd=folder,
-        env={
-            "ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / ".ansible/collections"),
-            "ANSIBLE_NOCOLOR": "1",
-            "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
-            "HOME": str(folder),
-            "LC_ALL": "C.UTF-8",
-            "PATH": os.environ["PATH"],
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .collection import run_play
+from tests.playbook import run_play
 
 GROUPS = {
     "postgresql": ["db1"],

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.playbook import run_playbook
 
 from .collection import CHECKOUT, load, playbooks
 
@@ -76,22 +76,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(site: Path, playbook: str, *options: str, **variables: Any) -> tuple[int, str]:
     """Run a playbook; its status and what it says."""
-    done = subprocess.run(
-        [
-            *("ansible-playbook", "-i", "mysite", "-e", json.dumps({**NOBODY, **variables}), *options),
-            f"ansible_collections/dataops/airflow/playbooks/{playbook}.yml",
-        ],
-        cwd=site,
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")},
-            "HOME": str(site),
-            "ANSIBLE_COLLECTIONS_PATH": str(site),
-            "ANSIBLE_NOCOLOR": "1",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    path = f"ansible_collections/dataops/airflow/playbooks/{playbook}.yml"
+    extra = json.dumps({**NOBODY, **variables})
+    done = run_playbook(site, path, "-i", "mysite", "-e", extra, *options, collections=site)
     return done.returncode, done.stdout + done.stderr
 
 

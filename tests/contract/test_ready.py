@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .collection import run_play
+from tests.playbook import run_play
 
 GROUPS = {"schedulers": ["control1"], "webservers": ["control1"], "dag_processors": ["control1"]}
 WORKERS = ["worker1", "worker2"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .collection import run_play
+from tests.playbook import run_play
 
 HOSTS = ("control1", "worker1", "worker2")
 GOOD = {"__airflow_previous": {"path": "/opt/airflow/releases/A", "told": "", "intact": True}}

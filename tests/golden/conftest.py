@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from tests.playbook import run_playbook
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
@@ -185,20 +185,13 @@ def render(name: str, root: Path) -> dict[str, Host]:
         (root / "dags").symlink_to(CHECKOUT / "dags")
         (root / "authority.pem").symlink_to(HERE / "authority.pem")
     playbooks = [collection / "playbooks/site.yml", derived_playbook(collection)]
-    done = subprocess.run(
-        ["ansible-playbook", "-i", str(inventory), "-e", json.dumps(NO_HOSTS), *map(str, playbooks)],
-        cwd=root,
-        env={
-            **{key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")},
-            "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
-            "ANSIBLE_COLLECTIONS_PATH": str(root),
-            "ANSIBLE_NOCOLOR": "1",
-            "GOLDEN_RECORDS": str(records),
-            "GOLDEN_ANSWERS": json.dumps(ANSWERS),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run_playbook(
+        root,
+        *("-i", str(inventory), "-e", json.dumps(NO_HOSTS), *map(str, playbooks)),
+        collections=root,
+        config=CHECKOUT / "ansible.cfg",
+        GOLDEN_RECORDS=str(records),
+        GOLDEN_ANSWERS=json.dumps(ANSWERS),
     )
     if done.returncode:
         raise NotRenderedError(f"{name} does not render:\n{done.stdout[-6000:]}\n{done.stderr[-2000:]}")

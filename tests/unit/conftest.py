@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
 from ansible.utils.collection_loader import _collection_finder
@@ -16,6 +15,4 @@ _link.parent.mkdir(parents=True, exist_ok=True)
 if not _link.is_symlink():
     with contextlib.suppress(FileExistsError):  # another test process was faster
         _link.symlink_to(CHECKOUT, target_is_directory=True)
-# For the ansible-playbook processes that tests start.
-os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS)
 _collection_finder._AnsibleCollectionFinder(paths=[str(COLLECTIONS)])._install()

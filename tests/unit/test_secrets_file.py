@@ -8,8 +8,6 @@ import multiprocessing
 import os
 import re
 import stat
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +21,8 @@ from ansible.errors import AnsibleError
 from ansible.parsing.dataloader import DataLoader
 from ansible.parsing.vault import VaultLib, VaultSecret
 from ansible_collections.dataops.airflow.plugins.action import secrets_file as action
+
+from tests.playbook import run_playbook
 
 WANTED: list[dict[str, Any]] = [
     {"name": "db_password", "kind": "password", "comment": "PostgreSQL\nrole airflow"},
@@ -344,16 +344,16 @@ PLAYBOOK = """
 def test_playbook(tmp_path: Path) -> None:
     (tmp_path / "play.yml").write_text(PLAYBOOK)
     (tmp_path / "password").write_text("open sesame")
-    tool = str(Path(sys.executable).with_name("ansible-playbook"))
-    command = [tool, "-i", "localhost,", "-c", "local", "play.yml", "-D", "-vvvvv", "--vault-id", "site@password"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    run = run_playbook(
+        tmp_path, *("-i", "localhost,", "-c", "local", "play.yml", "-D", "-vvvvv", "--vault-id", "site@password")
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     content = (tmp_path / "group_vars/all/vault.yml").read_bytes()
     assert content.startswith(b"$ANSIBLE_VAULT;1.2;AES256;site\n")
     plain = VaultLib(vaults(site="open sesame")).decrypt(content)
     assert list(values(plain)) == ["pw", "jwt", "f"]
     assert all(value not in run.stdout + run.stderr for value in values(plain).values())
-    assert "+pw\n+jwt\n+f" in re.sub("\x1b\\[[0-9;]*m", "", run.stdout)
+    assert "+pw\n+jwt\n+f" in run.stdout
 
 
 DEFAULTS = """
@@ -378,7 +378,7 @@ ROLE_TASKS = """
 """
 ELSEWHERE = """
 fernet: the site's own
-external: "{{ lookup('ansible.builtin.env', 'SECRET_OF_THE_SITE') }}"
+external: "{{ lookup('ansible.builtin.env', 'VALUE_OF_THE_SITE') }}"
 unreachable: "{{ lookup('ansible.builtin.file', '/no/such/file') }}"
 locked: !vault |
   $ANSIBLE_VAULT;1.1;AES256
@@ -401,15 +401,12 @@ def test_what_the_site_has_elsewhere_is_not_generated(tmp_path: Path) -> None:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    tool = str(Path(sys.executable).with_name("ansible-playbook"))
-    environment = {**os.environ, "SECRET_OF_THE_SITE": "from outside"}
     vault = tmp_path / "inventory/group_vars/all/vault.yml"
 
     def run(*options: str) -> str:
-        command = [tool, "-i", "inventory", "play.yml", *options]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
+        done = run_playbook(tmp_path, "-i", "inventory", "play.yml", *options, VALUE_OF_THE_SITE="from outside")
         assert done.returncode == 0, done.stdout + done.stderr
-        return re.sub("\x1b\\[[0-9;]*m", "", done.stdout)
+        return done.stdout
 
     assert "changed=1" in run("--check") and not vault.exists()
     assert "changed=1" in run("-vvv")
@@ -426,8 +423,6 @@ def test_nothing_is_made_where_the_site_has_all_elsewhere(tmp_path: Path) -> Non
     task = "dataops.airflow.secrets_file: {path: a/b.yml, secrets: [{name: x, kind: key}]}"
     play = f"- {{hosts: all, gather_facts: false, tasks: [{{{task}}}]}}"
     (tmp_path / "play.yml").write_text(play)
-    tool = str(Path(sys.executable).with_name("ansible-playbook"))
-    command = [tool, "-i", "localhost,", "-c", "local", "play.yml", "-e", "x=mine"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run_playbook(tmp_path, "-i", "localhost,", "-c", "local", "play.yml", "-e", "x=mine")
     assert done.returncode == 0 and "changed=0" in done.stdout, done.stdout + done.stderr
     assert not (tmp_path / "a").exists()

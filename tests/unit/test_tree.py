@@ -8,7 +8,6 @@ import os
 import pwd
 import shutil
 import stat
-import subprocess
 import sys
 import tarfile
 import time
@@ -27,6 +26,8 @@ from ansible_collections.dataops.airflow.plugins.action import tree as action
 from ansible_collections.dataops.airflow.plugins.module_utils import exchange, tree_digest
 from ansible_collections.dataops.airflow.plugins.module_utils.tree_digest import DEFAULT_EXCLUDE
 from ansible_collections.dataops.airflow.plugins.modules import tree as module
+
+from tests.playbook import run_playbook
 
 OWNER = pwd.getpwuid(os.getuid()).pw_name
 GROUP = grp.getgrgid(os.getgid()).gr_name
@@ -552,17 +553,7 @@ def test_playbook(src: Path, tmp_path: Path) -> None:
     (root / "play.yml").write_text(PLAYBOOK)
     (root / "hosts").write_text(f"h ansible_connection=local ansible_python_interpreter={sys.executable}\n")
     extra = json.dumps({"root": str(root), "me": OWNER, "us": GROUP})
-    command = [
-        str(Path(sys.executable).with_name("ansible-playbook")),
-        "-i",
-        "hosts",
-        "play.yml",
-        "-e",
-        extra,
-        "-D",
-        "-vvv",
-    ]
-    run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    run = run_playbook(root, "-i", "hosts", "play.yml", "-e", extra, "-D", "-vvv")
     assert run.returncode == 0, run.stdout + run.stderr
     report = json.loads((root / "report.json").read_text())
     digest = tree_digest.digest(tree_digest.scan(str(root / "files/dags"), DEFAULT_EXCLUDE))

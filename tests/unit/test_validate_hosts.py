@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from tests.playbook import run_play
 
 INVENTORY = {
     "all": {
@@ -41,24 +42,7 @@ def run(site: Path, content: list[dict[str, Any]], *options: str) -> str:
     """Run a play on this machine; what it says."""
     (site / "hosts.yml").write_text(yaml.safe_dump(INVENTORY))
     (site / "play.yml").write_text(yaml.safe_dump(content))
-    done = subprocess.run(
-        [
-            Path(sys.executable).with_name("ansible-playbook"),
-            *("-i", "hosts.yml", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}", "play.yml"),
-            *options,
-        ],
-        cwd=site,
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(site),
-            "ANSIBLE_COLLECTIONS_PATH": os.environ["ANSIBLE_COLLECTIONS_PATH"],
-            "ANSIBLE_NOCOLOR": "1",
-            "LC_ALL": "C.UTF-8",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_play(site, *options)
     return done.stdout + done.stderr
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import (
     render,
     unsatisfied,
 )
+
+from tests.playbook import run_play
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PLUGINS = (
@@ -138,27 +139,11 @@ def inventory(**groups: Any) -> dict[str, Any]:
     return {"all": {"vars": {**SECRETS, **CELERY}, "children": {**children, **groups}}}
 
 
-def validate(
-    collections: Path, site: Path, hosts: dict[str, Any], *options: str, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def validate(collections: Path, site: Path, hosts: dict[str, Any], *options: str) -> subprocess.CompletedProcess[str]:
     """Run the task on an inventory."""
     write(site / "hosts.yml", hosts)
     write(site / "play.yml", PLAY)
-    return subprocess.run(
-        [Path(sys.executable).with_name("ansible-playbook"), "-i", "hosts.yml", "-c", "local", "play.yml", *options],
-        cwd=site,
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(site),
-            "ANSIBLE_COLLECTIONS_PATH": str(collections),
-            "ANSIBLE_NOCOLOR": "1",
-            "LC_ALL": "C.UTF-8",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_play(site, *options, collections=collections)
 
 
 def test_a_valid_inventory_passes(collections: Path, tmp_path: Path) -> None:
