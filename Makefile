@@ -56,7 +56,8 @@ lint: setup ## Check YAML, playbooks, Python and shell scripts
 
 .PHONY: unit
 unit: setup ## Run the tests that need no hosts
-	pytest --numprocesses 2 --dist loadfile tests/unit tests/contract tests/golden
+	# What takes longest first: no process works on it when the other one has nothing left.
+	pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder tests/golden tests/contract tests/unit
 
 .PHONY: package
 package: setup ## Build the collection, install it elsewhere and use it, and type a newcomer's first commands

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.playbook import run_playbook
 
@@ -206,6 +207,19 @@ def render(name: str, root: Path) -> dict[str, Host]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that renews the expected files."""
     parser.addoption("--renew", action="store_true", help="write the expected files of tests/golden anew")
+
+
+class Scheduling(LoadScopeScheduling):
+    """Gives a process a whole file; of those here, the tests of one inventory: it is rendered once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path, _, test = nodeid.partition("::")
+        return next((name for name in INVENTORIES if "/golden/" in path and f"[{name}" in test), path)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    """Define what `--dist loadscope` takes for a scope."""
+    return Scheduling(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import urllib.parse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 from .conftest import EXPECTED, HERE, INVENTORIES, RENEW, SECRETS, Host, dump, load
 
 Hosts = dict[str, Host]
+awkward = pytest.mark.parametrize("inventory", ["awkward"])
 
 
 def test_files_are_those_in_git(inventory: str, hosts: Hosts, request: pytest.FixtureRequest) -> None:
@@ -256,8 +256,8 @@ def test_configurations_parse(hosts: Hosts) -> None:
                 assert values["core", "parallelism"] == str(host.derived["cluster_parallelism"])
 
 
-def test_awkward_options_come_back(rendered: Callable[[str], Hosts]) -> None:
-    hosts = rendered("awkward")
+@awkward
+def test_awkward_options_come_back(hosts: Hosts) -> None:
     wanted: dict[str, dict[str, Any]] = load(HERE / "inventories/awkward/group_vars/all/airflow.yml")["airflow_config"]
     config = configurations(hosts["first"])["scheduler"]
     assert config["logging"]["log_format"] == wanted["logging"]["log_format"]
@@ -329,8 +329,9 @@ def test_units_name_only_files_that_are_written(hosts: Hosts) -> None:
 # -- PostgreSQL and Redis --------------------------------------------------------------------------------------------
 
 
-def test_redis_users_have_the_passwords_of_the_inventory(rendered: Callable[[str], Hosts]) -> None:
-    users = rendered("cluster")["db1"].files["/etc/redis/users.acl"]
+@pytest.mark.parametrize("inventory", ["cluster"])
+def test_redis_users_have_the_passwords_of_the_inventory(hosts: Hosts) -> None:
+    users = hosts["db1"].files["/etc/redis/users.acl"]
     found = dict(re.findall(r"(?m)^user (\S+) on #([0-9a-f]{64}) ", users))
     wanted = {
         "admin": "redis_admin_password",
@@ -340,9 +341,10 @@ def test_redis_users_have_the_passwords_of_the_inventory(rendered: Callable[[str
     assert found == {user: hashlib.sha256(SECRETS[secret].encode()).hexdigest() for user, secret in wanted.items()}
 
 
-def test_postgresql_parameters_come_back(rendered: Callable[[str], Hosts]) -> None:
+@awkward
+def test_postgresql_parameters_come_back(hosts: Hosts) -> None:
     path = "/etc/postgresql/15/main/conf.d/airflow.conf"
-    text = rendered("awkward")["db"].files[path]
+    text = hosts["db"].files[path]
     found = {name: value.replace("''", "'") for name, value in re.findall(r"(?m)^(\w+) = '((?:[^'\\]|'')*)'$", text)}
     wanted = load(HERE / "inventories/awkward/group_vars/all/services.yml")["postgresql_parameters"]
     assert {name: found.get(name) for name in wanted} == wanted
