@@ -95,11 +95,35 @@ def warm_up() -> None:
     for plugins in (getattr(loader, f"{kind}_loader") for kind in KINDS):
         list(plugins.all(class_only=True))
     Templar(DataLoader(), {}).template(trust_as_template("{{ [1] | map('string') | list is defined }}"))
+    keep_compiled_templates(Path.home())
     # Ansible looks for results of tasks each millisecond, and takes the processor from those that work on them.
     constants.DEFAULT_INTERNAL_POLL_INTERVAL = 0.005
     # The playbooks are short: what they leave takes less time than looking for it, in each process anew.
     gc.disable()
     gc.freeze()
+
+
+def keep_compiled_templates(folder: Path) -> None:
+    """Let the processes of all tasks, which all evaluate the same variables, compile each template once."""
+    import jinja2
+    from ansible._internal._templating._jinja_bits import _TemplateCompileContext
+
+    kept = jinja2.FileSystemBytecodeCache(str(folder))
+    compile_template = jinja2.Environment.compile
+
+    def compile_once(environment: jinja2.Environment, source: Any, *options: Any, **more: Any) -> Any:
+        # Only text has a name for it; Ansible changes the settings of an environment in an overlay alone.
+        if not isinstance(source, str) or environment.overlayed or any(options) or any(more.values()):
+            return compile_template(environment, source, *options, **more)
+        context = _TemplateCompileContext.current(optional=True)
+        name = f"{type(environment).__name__} {context and context.escape_backslashes} {source}"
+        bucket = kept.get_bucket(environment, name, None, source)
+        if bucket.code is None:
+            bucket.code = compile_template(environment, source)
+            kept.set_bucket(bucket)
+        return bucket.code
+
+    jinja2.Environment.compile = compile_once  # type: ignore[method-assign, assignment]
 
 
 def become_playbook(arguments: list[str], folder: str, environment: dict[str, str], outputs: list[str]) -> NoReturn:
