@@ -32,17 +32,26 @@ options:
         description:
           - V(http) wants status 200 from O(checks[].url).
           - V(heartbeat) wants O(checks[].component) healthy in the JSON that the API server's monitor gives at
-            O(checks[].url).
+            O(checks[].url). The monitor tells of one host only, that with the youngest heartbeat.
+          - V(job) wants a heartbeat of O(checks[].job) on O(checks[].host) in the metadata database.
           - V(celery) wants an answer to a ping from O(checks[].worker).
         type: str
-        choices: [http, heartbeat, celery]
+        choices: [http, heartbeat, job, celery]
         required: true
       url:
-        description: URL to ask; not for V(celery).
+        description: URL to ask; for V(http) and V(heartbeat).
         type: str
         default: ""
       component:
         description: Key in the answer of the monitor; for V(heartbeat).
+        type: str
+        default: ""
+      job:
+        description: Airflow's name of the component's job, such as C(TriggererJob); for V(job).
+        type: str
+        default: ""
+      host:
+        description: Address of the host, as Airflow knows it; for V(job).
         type: str
         default: ""
       worker:
@@ -53,8 +62,12 @@ options:
     description: Celery's broker; for V(celery).
     type: str
     default: ""
+  database_url:
+    description: Metadata database; for V(job).
+    type: str
+    default: ""
   python:
-    description: Interpreter that can import Celery; for V(celery).
+    description: Interpreter that can import Celery and psycopg2; for V(celery) and V(job).
     type: path
     default: /opt/airflow/current/bin/python
   record:
@@ -100,6 +113,7 @@ unhealthy:
 
 import http.client
 import json
+import os
 import subprocess
 import threading
 import time
@@ -113,6 +127,18 @@ from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import
 from ansible_collections.dataops.airflow.plugins.module_utils.celery_worker import BrokerError, ping
 
 JOURNAL_LINES = 8
+ALIVE = 30
+"""Seconds for which Airflow takes a silent job for alive."""
+
+# Runs in Airflow's interpreter, which has the driver. The URL holds a password: no argument.
+NEWEST = """
+import json, os, psycopg2, sys
+url = os.environ['DATABASE_URL'].replace('postgresql+psycopg2://', 'postgresql://', 1)
+with psycopg2.connect(url, connect_timeout=5) as connection, connection.cursor() as cursor:
+    cursor.execute("SELECT state, extract(epoch FROM latest_heartbeat)::float FROM job WHERE job_type = %s"
+                   " AND hostname = %s ORDER BY latest_heartbeat DESC NULLS LAST LIMIT 1", sys.argv[1:])
+    print(json.dumps(cursor.fetchone()))
+"""
 
 
 def ask_http(check: dict[str, Any]) -> str:
@@ -162,6 +188,38 @@ def ask_heartbeat(check: dict[str, Any]) -> str:
     """Ask the API server's monitor. Returns the trouble, or nothing."""
     with DIRECT.open(check["url"], timeout=5) as answer:
         return heartbeat_trouble(json.load(answer), check["component"], unit_started(check["unit"]))
+
+
+def job_trouble(newest: tuple[str, float] | None, started: float, now: float) -> str:
+    """Judge the newest job of a host. Returns the trouble, or nothing.
+
+    :param newest: its state, and the time of its last heartbeat in seconds since the epoch.
+    :param started: an older heartbeat is that of the process before.
+    """
+    state, beat = newest or ("", 0.0)
+    if not beat or beat < started:
+        return "no heartbeat since its start"
+    if state != "running":
+        return f"its job is in the state {state}"
+    return f"no heartbeat for {now - beat:.0f} s" if now - beat > ALIVE else ""
+
+
+def job_asker(python: str, database_url: str) -> Callable[[dict[str, Any]], str]:
+    """Make the function that asks the metadata database for the job of one host."""
+
+    def ask(check: dict[str, Any]) -> str:
+        done = subprocess.run(
+            [python, "-c", NEWEST, check["job"], check["host"]],
+            env={**os.environ, "DATABASE_URL": database_url},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            return f"the metadata database cannot be asked: {(done.stderr.strip().splitlines() or ['nothing'])[-1]}"
+        return job_trouble(json.loads(done.stdout), unit_started(check["unit"]), time.time())
+
+    return ask
 
 
 def celery_asker(python: str, broker_url: str) -> Callable[[dict[str, Any]], str]:
@@ -227,13 +285,16 @@ def main() -> None:
                 "options": {
                     "name": {"type": "str", "required": True},
                     "unit": {"type": "str", "required": True},
-                    "kind": {"type": "str", "choices": ["http", "heartbeat", "celery"], "required": True},
+                    "kind": {"type": "str", "choices": ["http", "heartbeat", "job", "celery"], "required": True},
                     "url": {"type": "str", "default": ""},
                     "component": {"type": "str", "default": ""},
+                    "job": {"type": "str", "default": ""},
+                    "host": {"type": "str", "default": ""},
                     "worker": {"type": "str", "default": ""},
                 },
             },
             "broker_url": {"type": "str", "default": "", "no_log": True},
+            "database_url": {"type": "str", "default": "", "no_log": True},
             "python": {"type": "path", "default": "/opt/airflow/current/bin/python"},
             "record": {"type": "path"},
             "timeout": {"type": "int", "default": 120},
@@ -243,6 +304,7 @@ def main() -> None:
     ask = {
         "http": ask_http,
         "heartbeat": ask_heartbeat,
+        "job": job_asker(module.params["python"], module.params["database_url"]),
         "celery": celery_asker(module.params["python"], module.params["broker_url"]),
     }
     timeout = module.params["timeout"]

@@ -190,6 +190,45 @@ def test_a_heartbeat_is_asked_for(
     assert "text" in answer["unhealthy"]
 
 
+@pytest.mark.parametrize(
+    ("newest", "trouble"),
+    [
+        (("running", BEAT_SECONDS), ""),
+        (("running", BEAT_SECONDS - 20), "no heartbeat since its start"),
+        (("success", BEAT_SECONDS), "its job is in the state success"),
+        (("running", None), "no heartbeat since its start"),
+        (None, "no heartbeat since its start"),
+    ],
+)
+def test_jobs_are_judged(newest: Any, trouble: str) -> None:
+    started = BEAT_SECONDS - 10
+    assert component_health.job_trouble(newest, started, BEAT_SECONDS + component_health.ALIVE) == trouble
+    late = component_health.job_trouble(newest, started, BEAT_SECONDS + component_health.ALIVE + 1)
+    assert late == (trouble or "no heartbeat for 31 s")
+
+
+def test_each_host_is_asked_for_by_its_own_job(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(component_health, "unit_started", lambda _unit: time.time() - 60)
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\n[ "$DATABASE_URL" ] || exit 1\necho "$@" > "$0.arguments"\n'
+        f'[ "$3 $4" = "TriggererJob control1" ] && echo \'["running", {time.time()}]\' && exit\n'
+        '[ "$4" = control2 ] && echo null && exit\necho "FATAL: no pg_hba.conf entry" >&2\nexit 1\n'
+    )
+    python.chmod(0o755)
+    hosts = ("control1", "control2", "control3")
+    checks = [check("job", host, job="TriggererJob", host=host) for host in hosts]
+    answer = call(capsys, *checks, database_url=SECRET, python=str(python))
+    assert list(answer["healthy"]) == ["control1"]
+    assert answer["unhealthy"] == {
+        "control2": "no heartbeat since its start",
+        "control3": "the metadata database cannot be asked: FATAL: no pg_hba.conf entry",
+    }
+    assert SECRET not in (tmp_path / "python.arguments").read_text()
+
+
 def test_workers_are_pinged(python: str, capsys: pytest.CaptureFixture[str]) -> None:
     checks = [check("celery", name, worker=f"celery@{name}") for name in ("worker1", "worker2")]
     answer = call(capsys, *checks, broker_url=SECRET, python=python)
