@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-ROLES = ("cluster", "postgresql", "redis", "airflow")
+ROLES = ("cluster", "postgresql", "redis", "haproxy", "airflow")
 NOTE = "<!-- Written by docs/generate.py: do not edit. -->"
 
 # What README.md shows of the variables, between two marks, and where one sets it.
@@ -34,6 +34,7 @@ FIRST_VARIABLES = {
     "cluster_address": "hosts.yml",
     "cluster_database_host": "group_vars/all/cluster.yml",
     "cluster_redis_host": "group_vars/all/cluster.yml",
+    "cluster_webserver_host": "group_vars/all/cluster.yml",
     "cluster_ca_certificates": "group_vars/all/cluster.yml",
 }
 MARKS = ("<!-- variables: written by docs/generate.py -->\n", "<!-- end of variables -->\n")

@@ -33,7 +33,7 @@ MINIMUM_SYSTEMD = 245
 MAXIMUM_CLOCK_DIFFERENCE = 5.0
 """Seconds. Airflow grants 10 (`[api_auth] jwt_leeway`) between the two clocks of a request; half is for drift."""
 
-LISTENERS = {"postgresql": "PostgreSQL", "redis": "Redis", "flower": "Flower"}
+LISTENERS = {"postgresql": "PostgreSQL", "redis": "Redis", "load_balancers": "HAProxy", "flower": "Flower"}
 """Groups whose members listen on their own cluster address only; the others listen on all addresses."""
 
 RELEASES = "/opt/airflow/releases"
@@ -330,7 +330,7 @@ def check_own_addresses(probes: Probes, groups: Mapping[str, Sequence[str]]) -> 
         products = [
             product
             for group, product in LISTENERS.items()
-            if host in groups.get(group, ()) and (celery or group == "postgresql")
+            if host in groups.get(group, ()) and (celery or group in ("postgresql", "load_balancers"))
         ]
         own = probe["own_addresses"]
         if not products or not own:

@@ -26,7 +26,7 @@ CONTROL_GROUPS = ("schedulers", "webservers", "dag_processors", "triggerers", "f
 AIRFLOW_GROUPS = (*CONTROL_GROUPS, "workers")
 """The groups whose members get an Airflow environment."""
 
-GROUPS = ("postgresql", "redis", *AIRFLOW_GROUPS)
+GROUPS = ("postgresql", "redis", "load_balancers", *AIRFLOW_GROUPS)
 """Every group that the collection reads."""
 
 REQUIRED_GROUPS = {
@@ -43,7 +43,7 @@ SIMILAR_GROUPS = {
 }
 """Names that people write instead, and that are too far from the right one for difflib."""
 
-ROLES = ("cluster", "postgresql", "redis", "airflow")
+ROLES = ("cluster", "postgresql", "redis", "haproxy", "airflow")
 """The roles of the collection. A role owns every variable that starts with its name and an underscore."""
 
 EXECUTORS = ("LocalExecutor", "CeleryExecutor")
@@ -124,6 +124,7 @@ READ_BY_OTHERS = ("cluster_address", "airflow_worker_concurrency")
 PORTS = (
     ("postgresql", "cluster_database_port"),
     ("redis", "cluster_redis_port"),
+    ("load_balancers", "cluster_balancer_port"),
     ("schedulers", "cluster_scheduler_health_port"),
     ("webservers", "cluster_webserver_port"),
     ("triggerers", "cluster_triggerer_log_port"),
@@ -326,6 +327,7 @@ def check_groups(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     for group, variable, product, needed in (
         ("postgresql", "cluster_database_host", "PostgreSQL", True),
         ("redis", "cluster_redis_host", "Redis", celery),
+        ("load_balancers", "cluster_webserver_host", "HAProxy", False),
     ):
         members = groups.get(group, ())
         if len(members) > 1:
@@ -679,7 +681,7 @@ def check_addresses(inventory: Inventory) -> list[Problem]:
                     "cluster_address on each host",
                 )
             )
-    for name in ("cluster_database_host", "cluster_redis_host"):
+    for name in ("cluster_database_host", "cluster_redis_host", "cluster_webserver_host"):
         for host, value in inventory.settings(name).items():
             wrong = _check_address(str(value), alone) if value else None
             if wrong:

@@ -12,6 +12,7 @@ from tests.playbook import run_play
 GROUPS = {
     "postgresql": ["db1"],
     "redis": ["db1"],
+    "load_balancers": ["balancer1"],
     "schedulers": ["control1"],
     "webservers": ["control1"],
     "workers": ["worker1", "worker2"],
@@ -24,10 +25,14 @@ GROUPS = {
         ("all", [], ["left out"]),
         (
             "worker2",
-            ["left out db1, control1, worker1:", "db1: max_connections", "control1: parallelism", "remedy:"],
+            ["left out db1, balancer1, control1, worker1:", "db1: max_connections", "control1: parallelism", "remedy:"],
             ["worker1:  ", "worker2"],
         ),
-        ("db1,control1", ["left out worker1, worker2:"], ["max_connections", "parallelism"]),
+        (
+            "db1,control1",
+            ["left out balancer1, worker1, worker2:", "balancer1: the list of API servers"],
+            ["max_connections"],
+        ),
     ],
 )
 def test_left_out_hosts_are_named(tmp_path: Path, limit: str, told: list[str], untold: list[str]) -> None:

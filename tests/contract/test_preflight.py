@@ -15,7 +15,7 @@ from tests.playbook import run_playbook
 
 from .collection import CHECKOUT, load, playbooks
 
-INSTALL = {"airflow", "postgresql", "redis", "site"}
+INSTALL = {"airflow", "haproxy", "postgresql", "redis", "site"}
 OPERATE = {"restart", "rollback", "verify", "worker_remove"}
 # Every host says the same: what the present release runs on, but no space for another one.
 PROBE = {

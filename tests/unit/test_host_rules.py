@@ -300,6 +300,21 @@ def test_without_celery_there_is_neither_redis_nor_flower() -> None:
     assert check_hosts({host: probe(own_addresses=["127.0.1.1"]) for host in ("db", "ctl")}, groups) == []
 
 
+def test_a_balancer_needs_an_address_of_its_own_host() -> None:
+    groups = {**GROUPS, "load_balancers": ["lb"], "workers": []}
+    problem = only(check_hosts({"lb": probe(own_addresses=["127.0.1.1"])}, groups))
+    assert problem.found.endswith("no other host would reach HAProxy there")
+    foreign = probe(own_addresses=["203.0.113.5"], own_address_is_local=False)
+    assert "HAProxy could not listen there" in only(check_hosts({"lb": foreign}, groups)).found
+
+
+def test_the_balancers_port() -> None:
+    asked = [{"port": 8081, "unit": "haproxy.service"}]
+    assert check(db={"asked": asked, "listening": [listener(8081, "haproxy.service")]}) == []
+    problem = only(check(db={"asked": asked, "listening": [listener(8081, "nginx.service")]}))
+    assert (problem.subject, problem.allowed) == ("port 8081 on db", "free, or taken by haproxy.service")
+
+
 def test_free_space_for_releases() -> None:
     little = {"free": {RELEASES: MINIMUM_FREE - 1}}
     assert only(check(w1=little)).subject == f"free space for {RELEASES} on w1"

@@ -44,6 +44,8 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "cluster_redis_port": {"type": "int", "default": 6379},
         "cluster_redis_password": {"type": "str", "no_log": True},
         "cluster_redis_flower_password": {"type": "str", "no_log": True},
+        "cluster_webserver_host": {"type": "str", "default": ""},
+        "cluster_balancer_port": {"type": "int", "default": 8081},
         "cluster_webserver_port": {"type": "int", "default": 8080},
         "cluster_flower_port": {"type": "int", "default": 5555},
         "cluster_worker_log_port": {"type": "int", "default": 8793},
@@ -98,6 +100,7 @@ CATALOGUE = Catalogue(
         "airflow_admin_username": "root@example.org",
         "cluster_database_port": 5432,
         "cluster_redis_port": 6379,
+        "cluster_balancer_port": 8081,
         "cluster_webserver_port": 8080,
         "cluster_flower_port": 5555,
     },
@@ -482,6 +485,27 @@ def test_there_is_one_database_and_one_broker(group: str) -> None:
     assert only(check(groups={group: ["db", "ctl"]})).found == "2 hosts: db, ctl"
 
 
+def test_a_balancer_is_optional_and_there_is_one() -> None:
+    two = {"webservers": ["ctl", "db"]}
+    assert check(groups=two) == []
+    assert check(groups={**two, "load_balancers": ["db"]}) == []
+    assert check({"cluster_webserver_host": "airflow.example.org"}, groups=two) == []
+    problem = only(check(groups={"load_balancers": ["db", "ctl"]}))
+    assert (problem.subject, problem.found) == ("group load_balancers", "2 hosts: db, ctl")
+    assert problem.allowed == "at most one host"
+    assert problem.remedy.endswith("HAProxy cluster of your own, leave the group empty and set cluster_webserver_host")
+
+
+def test_a_balancer_has_something_to_choose_from() -> None:
+    problem = only(check(groups={"load_balancers": ["db"], "webservers": []}))
+    assert (problem.subject, problem.found) == ("group webservers", "no host")
+
+
+def test_a_host_that_is_a_balancer_alone_is_one_of_the_cluster() -> None:
+    groups = {"postgresql": ["ctl"], "redis": ["ctl"], "load_balancers": ["db"]}
+    assert only(check(groups=groups, db={"ansible_host": "10.0.0.2"})).subject == "address 10.0.0.2"
+
+
 def test_workers_need_redis() -> None:
     problem = only(check(groups={"redis": []}))
     assert problem.subject == "group redis"
@@ -609,9 +633,10 @@ def test_ipv6_addresses_are_refused(address: str) -> None:
     assert problem.allowed == "an IPv4 address or a host name that every host of the cluster can reach"
     assert problem.remedy == "set cluster_address on the host to an IPv4 address or a name"
     assert check(w1={"ansible_host": address, "cluster_address": "10.0.0.9"}) == [], "Ansible itself may use it"
-    problem = only(check({"cluster_database_host": address}))
-    assert problem.subject == "cluster_database_host"
-    assert problem.remedy == "set cluster_database_host to an IPv4 address or a name"
+    for name in ("cluster_database_host", "cluster_webserver_host"):
+        problem = only(check({name: address}))
+        assert problem.subject == name
+        assert problem.remedy == f"set {name} to an IPv4 address or a name"
 
 
 def test_a_host_without_address_is_reached_by_its_name() -> None:
@@ -624,6 +649,15 @@ def test_one_host_needs_two_different_ports() -> None:
     assert "cluster_webserver_port and cluster_flower_port" in problem.found
     assert check({"cluster_flower_port": 8080}, groups={"flower": ["db"]}) == []
     assert check({"cluster_flower_port": 8080}, groups={"workers": []}) == [], "no Flower without Celery"
+
+
+def test_a_balancer_may_share_a_host_and_no_port() -> None:
+    balancer = {"load_balancers": ["ctl"]}
+    assert check(groups=balancer) == []
+    problem = only(check({"cluster_balancer_port": 8080}, groups=balancer))
+    assert problem.subject == "port 8080 on ctl"
+    assert "cluster_balancer_port and cluster_webserver_port" in problem.found
+    assert check({"cluster_balancer_port": 8080}, groups={"load_balancers": ["db"]}) == []
 
 
 def test_only_with_the_local_executor_a_scheduler_serves_logs() -> None:

@@ -1,0 +1,80 @@
+"""Whom everybody talks to, and what HAProxy is told: the real expressions and the template of the roles."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from expressions import CHECKOUT, evaluate
+
+TEMPLATE = (CHECKOUT / "roles/haproxy/templates/haproxy.cfg.j2").read_text()
+SETTINGS = {
+    "ansible_managed": "Ansible managed",
+    "cluster_address": "10.0.0.1",
+    "cluster_balancer_port": 8081,
+    "cluster_webserver_host": "",
+    "cluster_webserver_port": 8080,
+    "haproxy_check_interval": 1,
+    "haproxy_maxconn": 4000,
+    "haproxy_stream_timeout": 600,
+}
+
+
+def site(webservers: list[str], balancers: list[str]) -> dict[str, Any]:
+    """A site where control1 is 10.0.0.1, control2 has its name, and lb is 10.0.0.9."""
+    addresses = {"control1": {"ansible_host": "10.0.0.1"}, "control2": {}, "lb": {"cluster_address": "10.0.0.9"}}
+    groups = {"all": list(addresses), "webservers": webservers, "load_balancers": balancers}
+    return {**SETTINGS, "groups": groups, "hostvars": addresses}
+
+
+@pytest.mark.parametrize(
+    ("webservers", "balancers", "own", "expected"),
+    [
+        (["control1"], [], "", "http://10.0.0.1:8080"),
+        (["control2", "control1"], [], "", "http://control2:8080"),
+        (["control1", "control2"], ["lb"], "", "http://10.0.0.9:8081"),
+        (["control1", "control2"], ["control1"], "", "http://10.0.0.1:8081"),
+        (["control1", "control2"], [], "airflow.example.org", "http://airflow.example.org:8081"),
+        (["control1", "control2"], ["lb"], "airflow.example.org", "http://airflow.example.org:8081"),
+    ],
+)
+def test_all_talk_to_one_url(webservers: list[str], balancers: list[str], own: str, expected: str) -> None:
+    variables = {**site(webservers, balancers), "cluster_webserver_host": own}
+    assert evaluate("{{ cluster_webserver_url }}", ("cluster",), variables) == expected
+    address = evaluate("{{ cluster_webserver_address }}", ("cluster",), variables)
+    assert address == expected.removeprefix("http://").rpartition(":")[0]
+
+
+def test_each_api_server_is_a_server_of_the_balancer() -> None:
+    text = evaluate(TEMPLATE, ("cluster", "haproxy"), site(["control1", "control2"], ["control1"]))
+    lines = [line.strip() for line in text.splitlines()]
+    assert "bind 10.0.0.1:8081" in lines
+    assert [line for line in lines if line.startswith("server ")] == [
+        "server control1 10.0.0.1:8080",
+        "server control2 control2:8080",
+    ]
+    assert "option httpchk GET /api/v2/version" in lines
+    # Nothing but a GET is sent a second time once a server may have read it.
+    assert "retry-on conn-failure empty-response" in lines
+    assert "http-request disable-l7-retry unless METH_GET" in lines
+
+
+HEADER = "Name: HAProxy\nVersion: 2.6.12\n\n# pxname,svname,qcur\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "states"),
+    [
+        (f"{HEADER}{{up}}\n{{down}}\n", {"control1": "UP, L7OK", "control2": "DOWN, L4CON"}),
+        (HEADER, {}),
+        ("", {}),
+    ],
+)
+def test_the_states_of_the_servers_are_read(answer: str, states: dict[str, str]) -> None:
+    blank = "," * 15
+    text = answer.format(
+        up=f"airflow,control1{blank},UP{blank},,,,L7OK,200",
+        down=f"airflow,control2{blank},DOWN{blank},,,,L4CON,",
+    )
+    answered = {"__haproxy_running": {"stdout": text}}
+    assert evaluate("{{ __haproxy_states }}", ("haproxy",), answered) == states
