@@ -85,7 +85,7 @@ class Cluster:
         """When each service of this collection became active, by host and unit."""
         command = (
             "systemctl show --property=Id,ActiveState,ActiveEnterTimestampMonotonic "
-            "'airflow-*.service' 'postgresql@*.service' redis-server.service"
+            "'airflow-*.service' 'postgresql@*.service' redis-server.service haproxy.service"
         )
         found = {}
         for name in self.variables:
@@ -166,6 +166,13 @@ def wait_until(condition: Callable[[], bool], timeout: float) -> None:
         time.sleep(0.5)
 
 
+def podman(cluster: Cluster, host: str, *arguments: str) -> str:
+    """Do something with the container of a host."""
+    container = f"airflow-{cluster.variable('lab_name')}-{host}"
+    done = subprocess.run(["podman", *arguments, container], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
 def booted(cluster: Cluster, name: str) -> str:
     """When a host was booted; empty while it cannot be reached."""
     try:
@@ -215,8 +222,10 @@ def own_dags(cluster: Cluster) -> None:
 
 @pytest.fixture(scope="session")
 def web_url(cluster: Cluster) -> str:
-    """URL of the web UI."""
-    return f"http://{cluster.address(cluster.members('webservers')[0])}:8080"
+    """URL of the web UI: that of the balancer, where there is one."""
+    balancers = cluster.members("load_balancers")
+    host, port = (balancers[0], 8081) if balancers else (cluster.members("webservers")[0], 8080)
+    return f"http://{cluster.address(host)}:{port}"
 
 
 @pytest.fixture(scope="session")

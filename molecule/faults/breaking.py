@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-from conftest import Cluster, booted, wait_until
+from conftest import Cluster, booted, podman, wait_until
 
 WORKER = "worker1"
 Breaks = Callable[[Cluster], AbstractContextManager[None]]
@@ -27,13 +27,6 @@ class Fault:
     seconds: int = 0
     kills: bool = False
     early: bool = False
-
-
-def podman(cluster: Cluster, host: str, *arguments: str) -> str:
-    """Do something with the container of a host."""
-    container = f"airflow-{cluster.variable('lab_name')}-{host}"
-    done = subprocess.run(["podman", *arguments, container], check=True, capture_output=True, text=True)
-    return done.stdout.strip()
 
 
 def run(host: str, begin: str, end: str = "true") -> Breaks:
