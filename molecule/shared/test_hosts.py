@@ -20,6 +20,7 @@ UNITS = {
 PORTS = {
     "postgresql": {5432: "own"},
     "redis": {6379: "own"},
+    "load_balancers": {8081: "own"},
     "schedulers": {8974: "loopback"},
     "webservers": {8080: "any"},
     "triggerers": {8794: "any"},
@@ -37,7 +38,7 @@ def name_of(host: Any) -> str:
 def groups_of(host: Any, cluster: Any) -> set[str]:
     """Groups of a host."""
     name = name_of(host)
-    return {group for group in (*UNITS, "postgresql", "redis") if name in cluster.members(group)}
+    return {group for group in (*UNITS, "postgresql", "redis", "load_balancers") if name in cluster.members(group)}
 
 
 def units_of(host: Any, cluster: Any) -> list[str]:
@@ -101,6 +102,7 @@ def test_modes_and_owners_of_the_servers(host, cluster):
     files = {
         "postgresql": {"/etc/postgresql/*/main/pg_hba.conf": "postgres postgres 640"},
         "redis": {"/etc/redis/redis.conf": "root redis 640", "/etc/redis/users.acl": "root redis 640"},
+        "load_balancers": {"/etc/haproxy/haproxy.cfg": "root root 644"},
     }
     for group in files.keys() & groups:
         for path, wanted in files[group].items():
