@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -56,6 +57,23 @@ def queues(workers: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def memory_limit(memory_max: str, host: int | None) -> int | None:
+    """MB that a worker may use.
+
+    :param memory_max: systemd's ``MemoryMax``: a size with K, M, G or T, a percentage of the host's memory, or nothing.
+    :param host: MB that its host has; None where that is not known.
+    :returns: the limit, not more than the host has; None where neither is known.
+    """
+    given = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMGT%])", memory_max)
+    if not given:
+        return host
+    number, unit = float(given[1]), given[2]
+    if unit == "%":
+        return None if host is None else int(host * number / 100)
+    limit = int(number * 1024.0 ** ("KMGT".index(unit) - 1))
+    return limit if host is None else min(limit, host)
+
+
 def memory_needed(components: Sequence[str], concurrency: int, api_workers: int, task: int) -> int:
     """MB that the components of one host need when each slot on it runs a task.
 
@@ -102,6 +120,17 @@ def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
         needed = memory_needed(host["components"], here, facts["api_workers"], facts["task_memory"])
         available = host["memory"]
         hosts[host["name"]] = {"needed": needed, "available": available, "fits": needed <= (available or needed)}
+    of_host = {host["name"]: host["memory"] for host in facts["hosts"]}
+    limited = {}
+    for worker in workers:
+        if worker.get("memory_max"):
+            needed = memory_needed(["worker"], int(worker["concurrency"]), 0, facts["task_memory"])
+            available = memory_limit(worker["memory_max"], of_host.get(worker["name"]))
+            limited[worker["name"]] = {
+                "needed": needed,
+                "available": available,
+                "fits": available is None or needed <= available,
+            }
     return {
         "executor": facts["executor"],
         "queues": queues(workers),
@@ -112,6 +141,7 @@ def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
         "parallelism": parallelism,
         "workers": [dict(worker) for worker in workers],
         "memory": hosts,
+        "memory_max": limited,
         "connections": {name: int(number) for name, number in facts["connections"].items()},
     }
 
@@ -148,9 +178,11 @@ def table(now: Mapping[str, Any], more: Mapping[str, Any] | None) -> str:
         limit = now[key]
         rows.append((title, f"{limit['tasks']} tasks at once, by {limit['name']}; raise it with {limit['raise_with']}"))
     rows.append(("runs of one DAG", f"{now['max_active_runs_per_dag']} at once, by [core] max_active_runs_per_dag"))
-    for host, memory in now["memory"].items():
-        has = f" of {memory['available']}" if memory["available"] else ", of what is not known"
-        rows.append((f"memory of {host}", f"{memory['needed']} MB{has}{'' if memory['fits'] else ': TOO LITTLE'}"))
+    memories = [(f"memory of {host}", memory) for host, memory in now["memory"].items()]
+    memories += [(f"MemoryMax of the worker {name}", memory) for name, memory in now["memory_max"].items()]
+    for title, memory in memories:
+        has = ", of what is not known" if memory["available"] is None else f" of {memory['available']}"
+        rows.append((title, f"{memory['needed']} MB{has}{'' if memory['fits'] else ': TOO LITTLE'}"))
     if connections := now["connections"]:
         rows.append(("connections to PostgreSQL", f"{connections['needed']} of {connections['available']}"))
     if more:

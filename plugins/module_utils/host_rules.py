@@ -14,7 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.dataops.airflow.plugins.module_utils.capacity import memory_needed
+from ansible_collections.dataops.airflow.plugins.module_utils.capacity import memory_limit, memory_needed
 from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import (
     AIRFLOW_GROUPS,
     GROUPS,
@@ -382,9 +382,9 @@ def check_free(probes: Probes, minimum: Mapping[str, int]) -> list[Problem]:
 
 
 def check_memory(probes: Probes, workers: Sequence[Mapping[str, Any]], task_memory: int) -> list[Problem]:
-    """Require that a worker fits into its host's memory with a task in each of its slots.
+    """Require that a worker fits into the memory that it may use with a task in each of its slots.
 
-    :param workers: ``name`` and ``concurrency`` of each; those without a probe are not checked.
+    :param workers: ``name``, ``concurrency`` and ``memory_max`` of each; those without a probe are not checked.
     :param task_memory: MB that a running task takes, on top of its slot.
     """
     problems = []
@@ -392,17 +392,25 @@ def check_memory(probes: Probes, workers: Sequence[Mapping[str, Any]], task_memo
         host, slots = worker["name"], int(worker["concurrency"])
         if host not in probes:
             continue
-        has = probes[host]["memory_bytes"] // 2**20
+        whole = probes[host]["memory_bytes"] // 2**20
+        limit = worker.get("memory_max", "")
+        has = memory_limit(limit, whole) or whole
+        limited = has < whole
         needed, idle = (memory_needed(["worker"], count, 0, task_memory) for count in (slots, 0))
         if needed > has:
             fit = (has - idle) // (memory_needed(["worker"], 1, 0, task_memory) - idle)
             problems.append(
                 Problem(
                     f"memory of {host}",
-                    f"{has} MB; a worker with airflow_worker_concurrency {slots} needs {needed} MB when each slot "
-                    f"runs a task of {task_memory} MB (airflow_task_memory)",
+                    f"{f'airflow_worker_memory_max {limit}, ' if limited else ''}{has} MB; a worker with "
+                    f"airflow_worker_concurrency {slots} needs {needed} MB when each slot runs a task of "
+                    f"{task_memory} MB (airflow_task_memory)",
                     f"as many slots as fit: {max(fit, 0)}",
-                    f"set airflow_worker_concurrency of {host} to {fit}" if fit > 0 else f"give {host} more memory",
+                    " or ".join(
+                        [f"set airflow_worker_concurrency of {host} to {fit}"] * (fit > 0)
+                        + [f"raise airflow_worker_memory_max of {host}"] * limited
+                    )
+                    or f"give {host} more memory",
                 )
             )
     return problems

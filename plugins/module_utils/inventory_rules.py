@@ -118,7 +118,12 @@ CLUSTER_WIDE = (
 HOST_SPECIFIC = ("cluster_address",)
 """The `cluster_*` variables that differ from host to host."""
 
-READ_BY_OTHERS = ("cluster_address", "airflow_worker_concurrency")
+READ_BY_OTHERS = (
+    "cluster_address",
+    "airflow_worker_concurrency",
+    "airflow_worker_queues",
+    "airflow_worker_memory_max",
+)
 """Host-specific variables that the configuration of other hosts is computed from."""
 
 PORTS = (
@@ -134,6 +139,16 @@ PORTS = (
 CELERY_PORTS = (("flower", "cluster_flower_port"), ("workers", "cluster_worker_log_port"))
 LOCAL_PORTS = (("schedulers", "cluster_worker_log_port"),)
 """With LocalExecutor a scheduler serves the logs of its tasks itself."""
+
+PATTERNS = {
+    "airflow_worker_serial": (r"[1-9][0-9]*%?", "a number of workers, 1 or more, or a part of them such as 25%"),
+    "airflow_worker_memory_max": (
+        r"|[1-9][0-9]*(\.[0-9]+)?[KMGT]|([1-9][0-9]?|100)%",
+        "a size with K, M, G or T, such as 4G, or a part of the host's memory up to 100%, such as 80%; empty: no limit",
+    ),
+    "airflow_worker_cpu_quota": (r"|[1-9][0-9]*%", "a percentage of one core, such as 200% for two; empty: no limit"),
+}
+"""Variables with a form of their own, and what it is."""
 
 MINIMUM_PASSWORD = 12
 """Shortest accepted password, in characters."""
@@ -890,8 +905,10 @@ def _check_value(name: str, value: Any, spec: Mapping[str, Any], catalogue: Cata
     misread = _check_expansion(name, str(value)) if name == "airflow_flower_username" else None
     if misread:
         return *misread, correct
-    if name == "airflow_worker_serial" and not re.fullmatch(r"[1-9][0-9]*%?", str(value)):
-        return shown, "a number of workers, 1 or more, or a part of them such as 25%", correct
+    if name in PATTERNS:
+        pattern, meant = PATTERNS[name]
+        if not re.fullmatch(pattern, str(value)):
+            return shown, meant, correct
     if kind == "int":
         number = int(result.validated_parameters[name])
         if name.endswith("_port") and not 1 <= number <= 65535:

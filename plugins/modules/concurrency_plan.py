@@ -32,7 +32,7 @@ options:
     type: dict
     required: true
   workers:
-    description: C(name), C(concurrency) and C(queues) of each worker.
+    description: C(name), C(concurrency), C(queues) and C(memory_max) of each worker; without C(memory_max), no limit.
     type: list
     elements: dict
     required: true
@@ -93,7 +93,7 @@ plan:
   description:
     - C(queues), each with its C(workers) and C(slots); C(limits), each with C(name), C(tasks) and C(raise_with); of
       these the lowest for the whole C(cluster) and for one C(dag); C(memory) of each host, C(needed) and C(available)
-      in MB; C(connections).
+      in MB, and C(memory_max), the same for each worker that has a limit; C(connections).
     - With O(before), C(one_more_worker) of that plan, with C(tasks), C(parallelism) and C(connections) before and
       after, and C(restarts).
   type: dict

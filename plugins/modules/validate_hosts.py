@@ -40,8 +40,8 @@ options:
     default: postgresql
   workers:
     description:
-      - C(name) and C(concurrency) of each Celery worker. An installation is refused where the host of one has less
-        memory than the worker takes with a task of C(airflow_task_memory) in each slot.
+      - C(name), C(concurrency) and C(memory_max) of each Celery worker. An installation is refused where a host has
+        less memory, or C(memory_max) is less, than the worker takes with a task of C(airflow_task_memory) in each slot.
     type: list
     elements: dict
     default: []

@@ -9,6 +9,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.capacity import (
     COMPONENT_MEMORY,
     SLOT_MEMORY,
     growth,
+    memory_limit,
     memory_needed,
     plan,
     queues,
@@ -91,6 +92,34 @@ def test_a_host_that_is_too_small_is_named_and_an_unknown_one_is_not() -> None:
     assert "TOO LITTLE" in next(line for line in text.splitlines() if line.startswith("memory of worker1"))
     assert text.count("TOO LITTLE") == 1
     assert "not known" in next(line for line in text.splitlines() if line.startswith("memory of worker2"))
+
+
+@pytest.mark.parametrize(
+    ("memory_max", "host", "limit"),
+    [
+        ("", 4096, 4096),
+        ("", None, None),
+        ("2G", 4096, 2048),
+        ("2G", None, 2048),
+        ("1.5G", 4096, 1536),
+        ("8G", 4096, 4096),
+        ("524288K", 4096, 512),
+        ("80%", 4096, 3276),
+        ("80%", None, None),
+    ],
+)
+def test_a_limit_is_a_size_or_a_part_of_the_host(memory_max: str, host: int | None, limit: int | None) -> None:
+    assert memory_limit(memory_max, host) == limit
+
+
+def test_a_limit_that_is_too_small_is_named() -> None:
+    limits = ("1G", "256M")
+    workers = [{**worker, "memory_max": limit} for worker, limit in zip(WORKERS, limits, strict=True)]
+    found = plan(facts(workers=workers))
+    assert [memory["fits"] for memory in found["memory_max"].values()] == [False, False]
+    lines = table(found, None).splitlines()
+    assert [line.split()[-4:-2] for line in lines if line.startswith("MemoryMax")] == [["of", "400:"], ["of", "256:"]]
+    assert plan(facts())["memory_max"] == {}
 
 
 def test_tasks_of_local_executor_count_on_the_scheduler() -> None:

@@ -356,6 +356,31 @@ def test_a_worker_fits_into_its_host(memory: int, slots: int, allowed: str, reme
     assert all(f"{memory} MB; " in problem.found for problem in found)
 
 
+@pytest.mark.parametrize(
+    ("memory_max", "found", "remedy"),
+    [
+        ("2623M", "", ""),
+        ("3G", "", ""),
+        (
+            "1.5G",
+            "1.5G, 1536 MB; ",
+            "set airflow_worker_concurrency of w1 to 8 or raise airflow_worker_memory_max of w1",
+        ),
+        (
+            "50%",
+            "50%, 2048 MB; ",
+            "set airflow_worker_concurrency of w1 to 12 or raise airflow_worker_memory_max of w1",
+        ),
+        ("64M", "64M, 64 MB; ", "raise airflow_worker_memory_max of w1"),
+    ],
+)
+def test_a_worker_fits_into_its_limit(memory_max: str, found: str, remedy: str) -> None:
+    workers = [{"name": "w1", "concurrency": 16, "memory_max": memory_max}]
+    problems = check_memory({"w1": probe(memory_bytes=4 * 2**30)}, workers, 100)
+    assert [problem.remedy for problem in problems] == ([remedy] if remedy else [])
+    assert all(problem.found.startswith(f"airflow_worker_memory_max {found}") for problem in problems)
+
+
 def test_free_space_elsewhere() -> None:
     problem = only(check({"/srv": 1024**3}, db={"free": {"/srv": 1024**3 // 2}}))
     assert (problem.found, problem.allowed) == ("0.5 GiB", "at least 1.0 GiB")

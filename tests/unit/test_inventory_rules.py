@@ -67,6 +67,8 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "airflow_worker_concurrency": {"type": "int", "default": 16},
         "airflow_worker_stop_timeout": {"type": "int", "default": 3600},
         "airflow_worker_check_interval": {"type": "int", "default": 60},
+        "airflow_worker_memory_max": {"type": "str", "default": ""},
+        "airflow_worker_cpu_quota": {"type": "str", "default": ""},
         "airflow_releases_kept": {"type": "int", "default": 3},
         "airflow_debug": {"type": "bool", "default": False},
         "airflow_config": {"type": "dict", "default": {}},
@@ -278,6 +280,7 @@ def test_a_value_that_waits_for_facts_is_no_problem_but_its_name_is_checked() ->
         ("airflow_releases_kept", "{{ cluster_hosts }}", False),
         ("airflow_releases_kept", "{{ nope }}", False),
         ("airflow_worker_concurrency", "{{ ansible_facts.processor_count }}", False),
+        ("airflow_worker_memory_max", "{{ ansible_facts.memtotal_mb }}M", False),
         ("cluster_address", "{{ ansible_facts.default_ipv4.address }}", False),
         ("cluster_database_port", "{{ ansible_facts.x }}", False),
         ("airflow_fernet_key", "{{ ansible_facts.x }}", False),
@@ -301,6 +304,11 @@ def test_only_values_that_no_other_host_reads_may_wait_for_facts(name: str, text
         ("airflow_worker_concurrency", True, "an integer"),
         ("airflow_worker_concurrency", None, "an integer"),
         ("airflow_worker_concurrency", [4], "an integer"),
+        *(
+            ("airflow_worker_memory_max", value, "a size with K, M, G or T")
+            for value in (512, "4g", "4 G", "101%", "0%")
+        ),
+        *(("airflow_worker_cpu_quota", value, "a percentage of one core") for value in (2, "0%", "1.5%", "200")),
         ("cluster_webserver_port", 0, "a port, 1 to 65535"),
         ("cluster_webserver_port", 65536, "a port, 1 to 65535"),
         ("cluster_webserver_port", "http", "an integer"),
@@ -325,6 +333,8 @@ def test_wrong_types_are_refused(name: str, value: Any, allowed: str) -> None:
     [
         ("airflow_worker_concurrency", 1),
         ("airflow_worker_concurrency", "4"),
+        *(("airflow_worker_memory_max", value) for value in ("", "4G", "1.5G", "512M", "80%", "100%")),
+        *(("airflow_worker_cpu_quota", value) for value in ("", "50%", "200%")),
         ("cluster_webserver_port", 65535),
         ("airflow_debug", "yes"),
         ("redis_fsync", "always"),
