@@ -28,6 +28,7 @@ FIRST_VARIABLES = {
     "airflow_config": "group_vars/all/airflow.yml",
     "airflow_environment": "group_vars/all/airflow.yml",
     "airflow_worker_concurrency": "group_vars/workers.yml",
+    "airflow_worker_autoscale": "group_vars/workers.yml",
     "airflow_worker_queues": "group_vars/workers.yml",
     "airflow_worker_memory_max": "group_vars/workers.yml",
     "airflow_worker_cpu_quota": "group_vars/workers.yml",

@@ -384,7 +384,8 @@ def check_free(probes: Probes, minimum: Mapping[str, int]) -> list[Problem]:
 def check_memory(probes: Probes, workers: Sequence[Mapping[str, Any]], task_memory: int) -> list[Problem]:
     """Require that a worker fits into the memory that it may use with a task in each of its slots.
 
-    :param workers: ``name``, ``concurrency`` and ``memory_max`` of each; those without a probe are not checked.
+    :param workers: ``name``, ``concurrency``, ``autoscale`` and ``memory_max`` of each; those without a probe are not
+        checked.
     :param task_memory: MB that a running task takes, on top of its slot.
     """
     problems = []
@@ -399,15 +400,19 @@ def check_memory(probes: Probes, workers: Sequence[Mapping[str, Any]], task_memo
         needed, idle = (memory_needed(["worker"], count, 0, task_memory) for count in (slots, 0))
         if needed > has:
             fit = (has - idle) // (memory_needed(["worker"], 1, 0, task_memory) - idle)
+            variable, value, lower = "airflow_worker_concurrency", str(slots), str(fit)
+            if worker.get("autoscale"):
+                variable, value = "airflow_worker_autoscale", worker["autoscale"]
+                lower = f"{fit},{min(fit, int(value.partition(',')[2]))}"
             problems.append(
                 Problem(
                     f"memory of {host}",
                     f"{f'airflow_worker_memory_max {limit}, ' if limited else ''}{has} MB; a worker with "
-                    f"airflow_worker_concurrency {slots} needs {needed} MB when each slot runs a task of "
-                    f"{task_memory} MB (airflow_task_memory)",
+                    f"{variable} {value} needs {needed} MB when each slot runs a task of {task_memory} MB "
+                    "(airflow_task_memory)",
                     f"as many slots as fit: {max(fit, 0)}",
                     " or ".join(
-                        [f"set airflow_worker_concurrency of {host} to {fit}"] * (fit > 0)
+                        [f"set {variable} of {host} to {lower}"] * (fit > 0)
                         + [f"raise airflow_worker_memory_max of {host}"] * limited
                     )
                     or f"give {host} more memory",

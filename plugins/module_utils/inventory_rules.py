@@ -66,6 +66,7 @@ CONFIG_BY_VARIABLE = {
     "api.port": "cluster_webserver_port",
     "api.workers": "cluster_webserver_workers",
     "celery.worker_concurrency": "airflow_worker_concurrency",
+    "celery.worker_autoscale": "airflow_worker_autoscale",
     "celery.flower_port": "cluster_flower_port",
     "logging.worker_log_server_port": "cluster_worker_log_port",
     "logging.trigger_log_server_port": "cluster_triggerer_log_port",
@@ -121,6 +122,7 @@ HOST_SPECIFIC = ("cluster_address",)
 READ_BY_OTHERS = (
     "cluster_address",
     "airflow_worker_concurrency",
+    "airflow_worker_autoscale",
     "airflow_worker_queues",
     "airflow_worker_memory_max",
 )
@@ -142,6 +144,10 @@ LOCAL_PORTS = (("schedulers", "cluster_worker_log_port"),)
 
 PATTERNS = {
     "airflow_worker_serial": (r"[1-9][0-9]*%?", "a number of workers, 1 or more, or a part of them such as 25%"),
+    "airflow_worker_autoscale": (
+        r"|[1-9][0-9]*,[1-9][0-9]*",
+        "the most and the fewest processes, each 1 or more, such as 8,2; empty: always airflow_worker_concurrency",
+    ),
     "airflow_worker_memory_max": (
         r"|[1-9][0-9]*(\.[0-9]+)?[KMGT]|([1-9][0-9]?|100)%",
         "a size with K, M, G or T, such as 4G, or a part of the host's memory up to 100%, such as 80%; empty: no limit",
@@ -909,6 +915,10 @@ def _check_value(name: str, value: Any, spec: Mapping[str, Any], catalogue: Cata
         pattern, meant = PATTERNS[name]
         if not re.fullmatch(pattern, str(value)):
             return shown, meant, correct
+    if name == "airflow_worker_autoscale" and value:
+        most, fewest = str(value).split(",")
+        if int(most) < int(fewest):
+            return f"{shown}: fewer at most than at least", PATTERNS[name][1], f"write {fewest},{most}"
     if kind == "int":
         number = int(result.validated_parameters[name])
         if name.endswith("_port") and not 1 <= number <= 65535:

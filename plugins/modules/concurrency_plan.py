@@ -32,7 +32,9 @@ options:
     type: dict
     required: true
   workers:
-    description: C(name), C(concurrency), C(queues) and C(memory_max) of each worker; without C(memory_max), no limit.
+    description:
+      - C(name), C(concurrency), C(queues), C(autoscale) and C(memory_max) of each worker; the last two may be missing
+        or empty.
     type: list
     elements: dict
     required: true

@@ -272,7 +272,9 @@ def test_awkward_options_come_back(hosts: Hosts) -> None:
         name: configurations(hosts[name])["worker"].getint("celery", "worker_concurrency") for name in ("big", "plain")
     }
     assert own == {"big": 24, "plain": 16}
-    assert hosts["first"].derived["cluster_worker_slots"] == sum(own.values())
+    bounds = configurations(hosts["grows"])["worker"]["celery"]
+    assert bounds["worker_autoscale"] == "8,2" and "worker_concurrency" not in bounds
+    assert hosts["first"].derived["cluster_worker_slots"] == sum(own.values()) + 8
 
 
 # -- units -----------------------------------------------------------------------------------------------------------

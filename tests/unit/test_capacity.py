@@ -75,6 +75,12 @@ def test_the_lowest_limit_is_named(changed: dict[str, Any], cluster: str, tasks:
     assert found["dag"]["tasks"] == dag
 
 
+def test_the_bounds_are_named_where_a_worker_has_some() -> None:
+    grown = [*WORKERS, {"name": "worker3", "concurrency": 8, "queues": [], "autoscale": "8,2"}]
+    ways = [plan(facts(workers=workers))["limits"][0]["raise_with"] for workers in (WORKERS, grown)]
+    assert ["airflow_worker_autoscale" in way for way in ways] == [False, True]
+
+
 def test_memory_is_that_of_components_and_slots() -> None:
     assert memory_needed(["worker"], 4, 1, 100) == COMPONENT_MEMORY["worker"] + 4 * (SLOT_MEMORY + 100)
     two = memory_needed(["scheduler", "api-server"], 0, 2, 100)

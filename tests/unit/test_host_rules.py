@@ -381,6 +381,13 @@ def test_a_worker_fits_into_its_limit(memory_max: str, found: str, remedy: str) 
     assert all(problem.found.startswith(f"airflow_worker_memory_max {found}") for problem in problems)
 
 
+def test_a_worker_that_grows_fits_with_all_its_processes() -> None:
+    workers = [{"name": "w1", "concurrency": 16, "autoscale": "16,12"}]
+    problem = only(check_memory({"w1": probe(memory_bytes=2**30)}, workers, 100))
+    assert "airflow_worker_autoscale 16,12 needs 2622 MB" in problem.found
+    assert problem.remedy == "set airflow_worker_autoscale of w1 to 5,5"
+
+
 def test_free_space_elsewhere() -> None:
     problem = only(check({"/srv": 1024**3}, db={"free": {"/srv": 1024**3 // 2}}))
     assert (problem.found, problem.allowed) == ("0.5 GiB", "at least 1.0 GiB")

@@ -67,6 +67,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "airflow_worker_concurrency": {"type": "int", "default": 16},
         "airflow_worker_stop_timeout": {"type": "int", "default": 3600},
         "airflow_worker_check_interval": {"type": "int", "default": 60},
+        "airflow_worker_autoscale": {"type": "str", "default": ""},
         "airflow_worker_memory_max": {"type": "str", "default": ""},
         "airflow_worker_cpu_quota": {"type": "str", "default": ""},
         "airflow_releases_kept": {"type": "int", "default": 3},
@@ -308,6 +309,11 @@ def test_only_values_that_no_other_host_reads_may_wait_for_facts(name: str, text
             ("airflow_worker_memory_max", value, "a size with K, M, G or T")
             for value in (512, "4g", "4 G", "101%", "0%")
         ),
+        *(
+            ("airflow_worker_autoscale", value, "the most and the fewest processes")
+            for value in (8, "8", "8,0", "0,0", "-8,2", "8,2,1", "2,8")
+        ),
+        ("airflow_worker_autoscale", {"min": 2, "max": 8}, "text"),
         *(("airflow_worker_cpu_quota", value, "a percentage of one core") for value in (2, "0%", "1.5%", "200")),
         ("cluster_webserver_port", 0, "a port, 1 to 65535"),
         ("cluster_webserver_port", 65536, "a port, 1 to 65535"),
@@ -334,6 +340,7 @@ def test_wrong_types_are_refused(name: str, value: Any, allowed: str) -> None:
         ("airflow_worker_concurrency", 1),
         ("airflow_worker_concurrency", "4"),
         *(("airflow_worker_memory_max", value) for value in ("", "4G", "1.5G", "512M", "80%", "100%")),
+        *(("airflow_worker_autoscale", value) for value in ("", "8,2", "4,4")),
         *(("airflow_worker_cpu_quota", value) for value in ("", "50%", "200%")),
         ("cluster_webserver_port", 65535),
         ("airflow_debug", "yes"),
@@ -346,6 +353,10 @@ def test_wrong_types_are_refused(name: str, value: Any, allowed: str) -> None:
 )
 def test_right_types_pass(name: str, value: Any) -> None:
     assert check({name: value}) == []
+
+
+def test_swapped_bounds_are_told_the_right_way_round() -> None:
+    assert only(check(w1={"airflow_worker_autoscale": "2,8"})).remedy == "write 8,2"
 
 
 def test_null_is_allowed_where_it_is_the_default() -> None:
