@@ -32,6 +32,7 @@ FIRST_VARIABLES = {
     "airflow_worker_queues": "group_vars/workers.yml",
     "airflow_worker_memory_max": "group_vars/workers.yml",
     "airflow_worker_cpu_quota": "group_vars/workers.yml",
+    "airflow_worker_instances": "host_vars/HOST.yml",
     "airflow_worker_serial": "group_vars/all/airflow.yml",
     "airflow_worker_stop_timeout": "group_vars/all/airflow.yml",
     "cluster_address": "hosts.yml",

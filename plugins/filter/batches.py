@@ -9,17 +9,19 @@ from typing import Any
 
 
 def worker_batches(hosts: Sequence[str], size: int, workers: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Part workers into batches, in their order, so that no queue loses all of its workers at once.
+    """Part hosts of workers into batches, in their order, so that no queue loses all of its workers at once.
 
-    A worker that would be the last one of a queue outside a batch is put off to a later batch. A queue that only one
-    worker serves, such as the one of its name, has to wait for it.
+    A host that would be the last one of a queue outside a batch is put off to a later batch. A queue that only one host
+    serves, such as the one of its name, has to wait for it.
 
-    :param hosts: names of the workers to restart.
+    :param hosts: names of the hosts whose workers are to be restarted.
     :param size: how many a batch may hold, at least 1.
-    :param workers: every worker of the cluster, as ``{"name": ..., "queues": [...]}``.
+    :param workers: every worker of the cluster, as ``{"host": ..., "queues": [...]}``.
     :returns: the batches; together they hold each host once.
     """
-    queues = {str(worker["name"]): set(worker["queues"]) for worker in workers}
+    queues: dict[str, set[str]] = {}
+    for worker in workers:
+        queues.setdefault(str(worker["host"]), set()).update(worker["queues"])
     servers: dict[str, set[str]] = {}
     for name, served in queues.items():
         for queue in served:

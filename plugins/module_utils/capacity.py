@@ -77,8 +77,8 @@ def memory_limit(memory_max: str, host: int | None) -> int | None:
 def memory_needed(components: Sequence[str], concurrency: int, api_workers: int, task: int) -> int:
     """MB that the components of one host need when each slot on it runs a task.
 
-    :param components: names, such as ``scheduler``.
-    :param concurrency: slots on this host, whether of a worker or of a scheduler with LocalExecutor.
+    :param components: names, such as ``scheduler``; ``worker`` once for each worker.
+    :param concurrency: slots on this host, whether of workers or of a scheduler with LocalExecutor.
     :param api_workers: processes of the API server.
     :param task: MB of one running task.
     """
@@ -115,12 +115,12 @@ def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
         int(config["max_active_tasks_per_dag"]),
         "airflow_config.core.max_active_tasks_per_dag, or max_active_tasks of the DAG",
     )
-    concurrency = {worker["name"]: int(worker["concurrency"]) for worker in workers}
     hosts = {}
     for host in facts["hosts"]:
-        local = parallelism if not facts["celery"] and "scheduler" in host["components"] else 0
-        here = concurrency.get(host["name"], 0) if "worker" in host["components"] else local
-        needed = memory_needed(host["components"], here, facts["api_workers"], facts["task_memory"])
+        own = [int(worker["concurrency"]) for worker in workers if worker["host"] == host["name"]]
+        components = [name for name in host["components"] if name != "worker"] + ["worker"] * len(own)
+        local = parallelism if not facts["celery"] and "scheduler" in components else 0
+        needed = memory_needed(components, sum(own) + local, facts["api_workers"], facts["task_memory"])
         available = host["memory"]
         hosts[host["name"]] = {"needed": needed, "available": available, "fits": needed <= (available or needed)}
     of_host = {host["name"]: host["memory"] for host in facts["hosts"]}
@@ -128,7 +128,7 @@ def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
     for worker in workers:
         if worker.get("memory_max"):
             needed = memory_needed(["worker"], int(worker["concurrency"]), 0, facts["task_memory"])
-            available = memory_limit(worker["memory_max"], of_host.get(worker["name"]))
+            available = memory_limit(worker["memory_max"], of_host.get(worker["host"]))
             limited[worker["name"]] = {
                 "needed": needed,
                 "available": available,

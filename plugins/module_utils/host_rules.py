@@ -382,43 +382,69 @@ def check_free(probes: Probes, minimum: Mapping[str, int]) -> list[Problem]:
 
 
 def check_memory(probes: Probes, workers: Sequence[Mapping[str, Any]], task_memory: int) -> list[Problem]:
-    """Require that a worker fits into the memory that it may use with a task in each of its slots.
+    """Require that the workers fit into the memory that they may use with a task in each of their slots.
 
-    :param workers: ``name``, ``concurrency``, ``autoscale`` and ``memory_max`` of each; those without a probe are not
-        checked.
+    :param workers: ``host``, ``instance``, ``concurrency``, ``autoscale`` and ``memory_max`` of each; those on hosts
+        without a probe are not checked. All but ``host`` and ``concurrency`` may be missing or empty.
     :param task_memory: MB that a running task takes, on top of its slot.
     """
     problems = []
+    by_host: dict[str, list[Mapping[str, Any]]] = {}
     for worker in workers:
-        host, slots = worker["name"], int(worker["concurrency"])
+        by_host.setdefault(worker["host"], []).append(worker)
+    for host, own in by_host.items():
         if host not in probes:
             continue
-        whole = probes[host]["memory_bytes"] // 2**20
-        limit = worker.get("memory_max", "")
-        has = memory_limit(limit, whole) or whole
-        limited = has < whole
-        needed, idle = (memory_needed(["worker"], count, 0, task_memory) for count in (slots, 0))
-        if needed > has:
-            fit = (has - idle) // (memory_needed(["worker"], 1, 0, task_memory) - idle)
-            variable, value, lower = "airflow_worker_concurrency", str(slots), str(fit)
-            if worker.get("autoscale"):
-                variable, value = "airflow_worker_autoscale", worker["autoscale"]
-                lower = f"{fit},{min(fit, int(value.partition(',')[2]))}"
+        has = probes[host]["memory_bytes"] // 2**20
+        for worker in own:
+            limit = memory_limit(worker.get("memory_max", ""), has)
+            limit = has if limit is None else limit
+            if limit < has or len(own) == 1:
+                problems += _check_limit(worker, limit, has, task_memory)
+        slots = sum(int(worker["concurrency"]) for worker in own)
+        needed, idle, one = (memory_needed(["worker"] * len(own), count, 0, task_memory) for count in (slots, 0, 1))
+        if len(own) > 1 and needed > has:
+            fit = max((has - idle) // (one - idle), 0)
+            names = ", ".join(worker["instance"] for worker in own if worker.get("instance"))
             problems.append(
                 Problem(
                     f"memory of {host}",
-                    f"{f'airflow_worker_memory_max {limit}, ' if limited else ''}{has} MB; a worker with "
-                    f"{variable} {value} needs {needed} MB when each slot runs a task of {task_memory} MB "
-                    "(airflow_task_memory)",
-                    f"as many slots as fit: {max(fit, 0)}",
-                    " or ".join(
-                        [f"set {variable} of {host} to {lower}"] * (fit > 0)
-                        + [f"raise airflow_worker_memory_max of {host}"] * limited
-                    )
-                    or f"give {host} more memory",
+                    f"{has} MB; its {len(own)} workers with {slots} slots need {needed} MB when each slot runs a task "
+                    f"of {task_memory} MB (airflow_task_memory)",
+                    f"as many slots in all as fit: {fit}",
+                    f"lower airflow_worker_concurrency of {host}, or concurrency of {names} in its "
+                    f"airflow_worker_instances, to {fit} slots in all"
+                    if fit >= len(own)
+                    else f"give {host} more memory, or fewer airflow_worker_instances",
                 )
             )
     return problems
+
+
+def _check_limit(worker: Mapping[str, Any], limit: int, has: int, task_memory: int) -> list[Problem]:
+    """Check one worker against the MB that it may use, which are not more than its host has."""
+    host, instance, slots = worker["host"], worker.get("instance", ""), int(worker["concurrency"])
+    prefix, where = ("", f"{instance} in airflow_worker_instances of {host}") if instance else ("airflow_worker_", host)
+    needed, idle, one = (memory_needed(["worker"], count, 0, task_memory) for count in (slots, 0, 1))
+    if needed <= limit:
+        return []
+    fit = (limit - idle) // (one - idle)
+    variable, value, lower = f"{prefix}concurrency", str(slots), str(fit)
+    if worker.get("autoscale"):
+        variable, value = f"{prefix}autoscale", worker["autoscale"]
+        lower = f"{fit},{min(fit, int(value.partition(',')[2]))}"
+    remedies = [f"set {variable} of {where} to {lower}"] if fit > 0 else []
+    remedies += [f"raise {prefix}memory_max of {where}"] if limit < has else []
+    return [
+        Problem(
+            f"memory of {f'{instance} on {host}' if instance else host}",
+            f"{f'{prefix}memory_max ' + worker['memory_max'] + ', ' if limit < has else ''}{limit} MB; a worker with "
+            f"{variable} {value} needs {needed} MB when each slot runs a task of {task_memory} MB "
+            "(airflow_task_memory)",
+            f"as many slots as fit: {max(fit, 0)}",
+            " or ".join(remedies) or f"give {host} more memory",
+        )
+    ]
 
 
 def is_unit(unit: str, expected: str) -> bool:

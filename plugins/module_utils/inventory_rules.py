@@ -125,6 +125,8 @@ READ_BY_OTHERS = (
     "airflow_worker_autoscale",
     "airflow_worker_queues",
     "airflow_worker_memory_max",
+    "airflow_worker_cpu_quota",
+    "airflow_worker_instances",
 )
 """Host-specific variables that the configuration of other hosts is computed from."""
 
@@ -141,6 +143,9 @@ PORTS = (
 CELERY_PORTS = (("flower", "cluster_flower_port"), ("workers", "cluster_worker_log_port"))
 LOCAL_PORTS = (("schedulers", "cluster_worker_log_port"),)
 """With LocalExecutor a scheduler serves the logs of its tasks itself."""
+
+INSTANCE_KEYS = ("queues", "concurrency", "autoscale", "memory_max", "cpu_quota")
+"""What an entry of `airflow_worker_instances` may set, each as the variable `airflow_worker_KEY` does."""
 
 PATTERNS = {
     "airflow_worker_serial": (r"[1-9][0-9]*%?", "a number of workers, 1 or more, or a part of them such as 25%"),
@@ -298,6 +303,7 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "
         *check_config(inventory),
         *check_longest_task(inventory, catalogue),
         *check_service_options(inventory),
+        *check_instances(inventory, catalogue),
         *check_cluster_wide(inventory, catalogue),
         *check_addresses(inventory),
         *check_ports(inventory, catalogue),
@@ -635,6 +641,56 @@ def check_service_options(inventory: Inventory) -> list[Problem]:
                 f"did you mean {near[0]}?" if near else "correct the key, or remove it",
             )
         )
+    return problems
+
+
+def check_instances(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check names and settings of `airflow_worker_instances`."""
+    variable = "airflow_worker_instances"
+    hosts_by_problem: dict[tuple[str, str, str, str], list[str]] = {}
+    for host, instances in inventory.settings(variable).items():
+        for name, entry in instances.items() if isinstance(instances, Mapping) else ():
+            for problem in _check_instance(name, entry, catalogue):
+                hosts_by_problem.setdefault(problem, []).append(host)
+            if f"{host}-{name}" in inventory.groups.get("workers", ()):
+                clash = (
+                    f"name {json.dumps(name)}",
+                    f"on {host} its worker would be {host}-{name}, which is another host of the group workers",
+                    "names and hosts that give each worker a name of its own",
+                    "rename it",
+                )
+                hosts_by_problem.setdefault(clash, []).append(host)
+    return [
+        Problem(
+            f"{variable}, {subject} on {_scope(inventory, hosts)}",
+            f"{found}{_origin(inventory, variable, hosts)}",
+            allowed,
+            remedy,
+        )
+        for (subject, found, allowed, remedy), hosts in hosts_by_problem.items()
+    ]
+
+
+def _check_instance(name: Any, entry: Any, catalogue: Catalogue) -> list[tuple[str, str, str, str]]:
+    """Return (subject, found, allowed, remedy) of all that is wrong with one entry of `airflow_worker_instances`."""
+    problems = []
+    if not isinstance(name, str) or not re.fullmatch("[a-z0-9_]+", name):
+        allowed = "small letters, digits and underscores, as text"
+        problems.append((f"name {json.dumps(name)}", _show(name), allowed, "rename it; put digits alone in quotes"))
+    if not isinstance(entry, Mapping):
+        keys = ", ".join(INSTANCE_KEYS)
+        found = "nothing (null)" if entry is None else _show(entry)
+        return [*problems, (str(name), found, f"a dictionary with the keys {keys}", f"write {name}: {{}} for defaults")]
+    for key, value in entry.items():
+        if key not in INSTANCE_KEYS:
+            meant = _did_you_mean(str(key).removeprefix("airflow_worker_"), INSTANCE_KEYS)
+            problems.append((f"{name}.{key}", "no such setting", ", ".join(INSTANCE_KEYS), meant or "remove it"))
+            continue
+        like = f"airflow_worker_{key}"
+        wrong = _check_value(like, value, catalogue.known[like], catalogue) if like in catalogue.known else None
+        if wrong:
+            found, allowed, remedy = wrong
+            problems.append((f"{name}.{key}", found, allowed, remedy.replace(like, f"{name}.{key}")))
     return problems
 
 

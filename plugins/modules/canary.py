@@ -140,7 +140,7 @@ def compare_workers(wanted: list[str], live: list[str]) -> None:
     unknown = sorted(set(live) - set(wanted))
     if missing:
         raise CanaryError(
-            f"no answer from the worker on {', '.join(missing)}; see there: journalctl -u airflow-worker -n 50"
+            f"no answer from the worker on {', '.join(missing)}; see there: journalctl -u 'airflow-worker*' -n 50"
         )
     if unknown:
         raise CanaryError(
@@ -283,7 +283,9 @@ def main() -> None:
     except (CanaryError, ApiError) as problem:
         module.fail_json(msg=f"canary: {problem}")
     zero = min(seconds(task["start_date"]) for task in instances)
-    names = {address: worker for worker, address in workers.items()}
+    names: dict[str, str] = {}
+    for worker, address in workers.items():
+        names.setdefault(address, worker)  # the first worker of a host has its name
     tasks = [
         {
             "task": task["task_id"] if task["map_index"] < 0 else f"{task['task_id']}[{task['map_index']}]",

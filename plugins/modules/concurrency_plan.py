@@ -33,8 +33,8 @@ options:
     required: true
   workers:
     description:
-      - C(name), C(concurrency), C(queues), C(autoscale) and C(memory_max) of each worker; the last two may be missing
-        or empty.
+      - C(name), C(host), C(concurrency), C(queues), C(autoscale) and C(memory_max) of each worker; the last two may be
+        missing or empty.
     type: list
     elements: dict
     required: true
@@ -81,8 +81,8 @@ EXAMPLES = r"""
       max_active_runs_per_dag: 16
       default_pool_task_slot_count: 128
     workers:
-      - {name: worker1, concurrency: 16, queues: [default, worker1]}
-      - {name: worker2, concurrency: 16, queues: [default, worker2]}
+      - {name: worker1, host: worker1, concurrency: 16, queues: [default, worker1]}
+      - {name: worker2, host: worker2, concurrency: 16, queues: [default, worker2]}
     hosts:
       - {name: worker1, components: [worker], memory: 4096}
     api_workers: 1

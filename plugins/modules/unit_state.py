@@ -44,7 +44,9 @@ options:
     elements: path
     default: []
   owned:
-    description: All units that may be ours; one that has a file and is not in O(units) is reported as unexpected.
+    description:
+      - All units that may be ours, as names or shell patterns; one that has a file and is not in O(units) is reported
+        as unexpected.
     type: list
     elements: str
     default: []
@@ -71,7 +73,7 @@ EXAMPLES = r"""
       - name: airflow-scheduler.service
         files: [/etc/airflow/scheduler.cfg, /etc/airflow/scheduler.env]
         record: /run/airflow-scheduler/started-with
-    owned: [airflow-scheduler.service, airflow-worker.service]
+    owned: [airflow-scheduler.service, airflow-worker.service, "airflow-worker@*.service"]
   register: __airflow_state
 """
 
@@ -184,7 +186,8 @@ def main() -> None:
     pending, restart = module.params["pending"], module.params["restart"]
     stale = [name for name, unit in wanted.items() if name not in stopped and (restart or is_stale(unit, pending))]
     disabled = [name for name in wanted if known[name].get("UnitFileState") not in ("enabled", "alias")]
-    files = [name for name in module.params["owned"] if Path("/etc/systemd/system", name).is_file()]
+    folder = Path("/etc/systemd/system")
+    files = [path.name for name in module.params["owned"] for path in sorted(folder.glob(name)) if path.is_file()]
     module.exit_json(
         changed=False,
         stale=stale,

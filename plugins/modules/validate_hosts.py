@@ -40,9 +40,9 @@ options:
     default: postgresql
   workers:
     description:
-      - C(name), C(concurrency), C(autoscale) and C(memory_max) of each Celery worker. An installation is refused where
-        a host has less memory, or C(memory_max) is less, than the worker takes with a task of C(airflow_task_memory)
-        in each slot.
+      - C(host), C(instance), C(concurrency), C(autoscale) and C(memory_max) of each Celery worker. An installation is
+        refused where a host has less memory than its workers take with a task of C(airflow_task_memory) in each slot,
+        or C(memory_max) is less than its worker takes.
     type: list
     elements: dict
     default: []

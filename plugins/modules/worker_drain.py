@@ -10,17 +10,18 @@ module: worker_drain
 short_description: Let a Celery worker finish what it has, or take tasks again
 version_added: 0.1.0
 description:
-  - Tells one worker, through the broker, to consume from no queue, and waits until it has no task left. The worker
-    itself runs on, and serves its logs. Or tells it to consume from queues again.
+  - Tells workers, through the broker, to consume from no queue, and waits until they have no task left. The workers
+    themselves run on, and serve their logs. Or tells them to consume from queues again.
   - A task counts whether it runs, waits in the worker for a free slot, or is kept there for a later time.
   - A broker that is away for a while does not end the wait.
 notes:
   - A worker that was drained forgets its queues when it loses its connection to the broker, also after
     O(state=consuming). Restart it as soon as that disturbs nobody.
 options:
-  worker:
-    description: Celery's name of the worker, such as C(celery@worker1).
-    type: str
+  workers:
+    description: Celery's names of the workers, such as C(celery@worker1). All of them are told at once.
+    type: list
+    elements: str
     required: true
   state:
     description:
@@ -43,9 +44,11 @@ options:
     type: int
     default: 0
   abandon:
-    description: Give up when this file is there, which the worker writes when it starts. Only for O(state=drained).
-    type: path
-    default: ""
+    description:
+      - Give up when one of these files is there, which the workers write when they start. Only for O(state=drained).
+    type: list
+    elements: path
+    default: []
   patience:
     description: Seconds for which the worker, or the broker, may be silent before the worker counts as gone.
     type: int
@@ -79,14 +82,14 @@ author:
 EXAMPLES = r"""
 - name: Take no new tasks, and finish the running ones within an hour
   dataops.airflow.worker_drain:
-    worker: celery@worker1
+    workers: [celery@worker1]
     state: drained
     timeout: 3600
     broker_url: "{{ cluster_broker_url }}"
 
 - name: Take tasks again
   dataops.airflow.worker_drain:
-    worker: celery@worker1
+    workers: [celery@worker1]
     state: consuming
     queues: [default, worker1]
     timeout: 60
@@ -95,24 +98,24 @@ EXAMPLES = r"""
 
 RETURN = r"""
 queues:
-  description: Queues that the worker consumed from before.
+  description: Queues that the workers consumed from before.
   type: list
   elements: str
   returned: always
 running:
   description:
-    - The tasks that the worker had when it was last asked. Empty after a wait that succeeded.
+    - The tasks that the workers had when they were last asked. Empty after a wait that succeeded.
     - C(id) is Celery's; C(dag_id), C(run_id), C(task_id) and C(map_index) are Airflow's, as far as known.
   type: list
   elements: dict
   returned: always
 finished:
-  description: Celery's names of the tasks that the worker had at first and finished.
+  description: Celery's names of the tasks that the workers had at first and finished.
   type: list
   elements: str
   returned: always
 gone:
-  description: Whether the worker did not answer.
+  description: Whether one of the workers did not answer.
   type: bool
   returned: always
 waited:
@@ -123,6 +126,7 @@ waited:
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -158,15 +162,19 @@ def title(task: dict[str, Any]) -> str:
 class Worker:
     """One worker, what was learned of it, and how long it has been silent.
 
+    :param name: Celery's.
     :param talk: tells and asks; takes ``cancel`` and ``add``.
     :param patience: seconds for which it may be silent.
     """
 
-    def __init__(self, talk: Talk, patience: float) -> None:
+    def __init__(self, name: str, talk: Talk, patience: float) -> None:
+        self.name = name
         self.talk = talk
         self.patience = patience
         self.first: Look | None = None
         self.last: Look | None = None
+        self.trouble = ""
+        self.gone = False
 
     def look(self, cancel: Sequence[str] = (), add: Sequence[str] = ()) -> Look:
         """Tell and ask until it answers.
@@ -188,16 +196,16 @@ class Worker:
                 raise GoneError(trouble)
             time.sleep(FIRST_PAUSE)
 
-    def drain(self, deadline: float | None, wait: bool, abandon: Path | None = None) -> None:
+    def drain(self, deadline: float | None, wait: bool, abandon: Sequence[Path] = ()) -> None:
         """Stop it from consuming, and wait until it has no task.
 
         :param deadline: of ``time.monotonic``; None waits for ever.
-        :param abandon: a file whose appearance tells that the worker was started anew, to work.
+        :param abandon: files; one that appears tells that a worker was started anew, to work.
         :raises DrainError: when it has tasks, or consumes, at the deadline, or when it was started anew.
         """
         found, quiet, pause = self.look(), 0, FIRST_PAUSE
         while True:
-            if abandon and abandon.exists():
+            if any(path.exists() for path in abandon):
                 raise DrainError("was started anew by another run meanwhile")
             if found.queues:
                 # Also later: a worker that was started anew consumes from all its queues.
@@ -236,13 +244,13 @@ def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(
         argument_spec={
-            "worker": {"type": "str", "required": True},
+            "workers": {"type": "list", "elements": "str", "required": True},
             "state": {"type": "str", "choices": ["drained", "consuming"], "required": True},
             "queues": {"type": "list", "elements": "str", "default": []},
             "wait": {"type": "bool", "default": True},
             "timeout": {"type": "int", "default": 0},
             "patience": {"type": "int", "default": 30},
-            "abandon": {"type": "path", "default": ""},
+            "abandon": {"type": "list", "elements": "path", "default": []},
             "gone": {"type": "str", "choices": ["fail", "accept"], "default": "fail"},
             "broker_url": {"type": "str", "required": True, "no_log": True},
             "python": {"type": "path", "default": "/opt/airflow/current/bin/python"},
@@ -253,40 +261,57 @@ def main() -> None:
     if option["timeout"] < 0 or option["patience"] < 0:
         module.fail_json(msg="timeout and patience are seconds, 0 or more")
 
-    def ask(cancel: Sequence[str] = (), add: Sequence[str] = ()) -> Look | None:
-        return talk(option["python"], option["broker_url"], option["worker"], cancel=cancel, add=add)
+    def asker(name: str) -> Talk:
+        def ask(cancel: Sequence[str] = (), add: Sequence[str] = ()) -> Look | None:
+            return talk(option["python"], option["broker_url"], name, cancel=cancel, add=add)
 
-    worker = Worker(ask, option["patience"])
+        return ask
+
     start = time.monotonic()
     deadline = start + option["timeout"] if option["timeout"] else None
-    trouble, gone = "", False
-    try:
-        if module.check_mode:
-            worker.look()
-        elif option["state"] == "drained":
-            worker.drain(deadline, option["wait"], Path(option["abandon"]) if option["abandon"] else None)
-        else:
-            worker.consume(option["queues"], deadline)
-    except GoneError as problem:
-        trouble, gone = f"is gone: {problem}", True
-    except DrainError as problem:
-        trouble = str(problem)
-    before = worker.first or Look([], [])
-    after = worker.last or before
     drained = option["state"] == "drained"
-    there = {task["id"] for task in after.tasks}
-    answer = {
-        "changed": bool(before.queues) if drained else bool(set(option["queues"]) - set(before.queues)),
-        "queues": before.queues,
-        "running": after.tasks,
-        "finished": [] if gone else [title(task) for task in before.tasks if task["id"] not in there],
-        "gone": gone,
+
+    def act(worker: Worker) -> None:
+        try:
+            if module.check_mode:
+                worker.look()
+            elif drained:
+                worker.drain(deadline, option["wait"], [Path(path) for path in option["abandon"]])
+            else:
+                worker.consume(option["queues"], deadline)
+        except GoneError as problem:
+            worker.trouble, worker.gone = f"is gone: {problem}", True
+        except DrainError as problem:
+            worker.trouble = str(problem)
+
+    workers = [Worker(name, asker(name), option["patience"]) for name in option["workers"]]
+    with ThreadPoolExecutor(max_workers=max(1, len(workers))) as pool:
+        list(pool.map(act, workers))
+    answer: dict[str, Any] = {
+        "changed": False,
+        "queues": [],
+        "running": [],
+        "finished": [],
+        "gone": any(worker.gone for worker in workers),
         "waited": round(time.monotonic() - start, 1),
     }
-    if gone and worker.first is None:
-        answer["changed"] = False
-    if trouble and not (gone and option["gone"] == "accept"):
-        module.fail_json(msg=f"The worker {option['worker']} {trouble} after {answer['waited']} s.", **answer)
+    for worker in workers:
+        before = worker.first or Look([], [])
+        after = worker.last or before
+        there = {task["id"] for task in after.tasks}
+        answer["queues"] += [queue for queue in before.queues if queue not in answer["queues"]]
+        answer["running"] += after.tasks
+        if not worker.gone:
+            answer["finished"] += [title(task) for task in before.tasks if task["id"] not in there]
+        if worker.first is not None:
+            answer["changed"] |= bool(before.queues if drained else set(option["queues"]) - set(before.queues))
+    troubles = [
+        f"The worker {worker.name} {worker.trouble} after {answer['waited']} s."
+        for worker in workers
+        if worker.trouble and not (worker.gone and option["gone"] == "accept")
+    ]
+    if troubles:
+        module.fail_json(msg=" ".join(troubles), **answer)
     module.exit_json(**answer)
 
 

@@ -137,7 +137,7 @@ def intended(host: Host, component: str) -> dict[str, str]:
     return {
         **{name: SECRETS[secret] for name, secret in CARRIERS.items()},
         **{name: host.derived[url] for name, url in urls.items()},
-        **(NO_DATABASE if component in ("flower", "worker") else {}),
+        **(NO_DATABASE if component.partition("@")[0] in ("flower", "worker") else {}),
         "AIRFLOW__CELERY__FLOWER_BASIC_AUTH": f"admin:{SECRETS['airflow_flower_password']}",
     }
 
@@ -274,7 +274,9 @@ def test_awkward_options_come_back(hosts: Hosts) -> None:
     assert own == {"big": 24, "plain": 16}
     bounds = configurations(hosts["grows"])["worker"]["celery"]
     assert bounds["worker_autoscale"] == "8,2" and "worker_concurrency" not in bounds
-    assert hosts["first"].derived["cluster_worker_slots"] == sum(own.values()) + 8
+    gpu, grows = (configurations(hosts["grows"])[f"worker@{name}"]["celery"] for name in ("gpu", "also_grows"))
+    assert (gpu["worker_concurrency"], grows["worker_autoscale"]) == ("1", "4,1")
+    assert hosts["first"].derived["cluster_worker_slots"] == sum(own.values()) + 8 + 1 + 4
 
 
 # -- units -----------------------------------------------------------------------------------------------------------
@@ -324,7 +326,7 @@ def test_units_name_only_files_that_are_written(hosts: Hosts) -> None:
     for host in hosts.values():
         for path, text in host.files.items():
             if path.startswith("/etc/systemd/system/"):
-                named = set(re.findall(r"/etc/(?:airflow|systemd/system)/[\w./-]*", text))
+                named = set(re.findall(r"/etc/(?:airflow|systemd/system)/[\w@./-]*", text))
                 assert named <= host.files.keys()
 
 

@@ -7,7 +7,12 @@ from ansible_collections.dataops.airflow.plugins.filter.batches import worker_ba
 
 
 def workers(**queues: str) -> list[dict[str, object]]:
-    return [{"name": name, "queues": [*served.split(), name]} for name, served in queues.items()]
+    """A worker on each host; after a comma, the queues of another one on the same host."""
+    return [
+        {"host": host, "queues": [*served.split(), f"{host}{number or ''}"]}
+        for host, all_served in queues.items()
+        for number, served in enumerate(all_served.split(","))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -20,6 +25,8 @@ def workers(**queues: str) -> list[dict[str, object]]:
         ("a b c d", 3, workers(a="x", b="x", c="y z", d="y"), [["a", "c"], ["b", "d"]]),
         ("a b", 2, workers(a="x", b="y"), [["a", "b"]]),
         ("b a", 1, workers(a="x", b="x"), [["b"], ["a"]]),
+        ("a b", 2, workers(a="x,y", b="y", c="x"), [["a"], ["b"]]),
+        ("a b", 2, workers(a="x,y", b="x", c="x"), [["a", "b"]]),
     ],
     ids=[
         "none",
@@ -29,6 +36,8 @@ def workers(**queues: str) -> list[dict[str, object]]:
         "a queue of one worker",
         "each alone with its queue",
         "in their order",
+        "a queue of a host's second worker",
+        "a queue that no other host serves",
     ],
 )
 def test_batches(hosts: str, size: int, cluster: list[dict[str, object]], expected: list[list[str]]) -> None:

@@ -17,8 +17,8 @@ from ansible_collections.dataops.airflow.plugins.module_utils.capacity import (
 )
 
 WORKERS = [
-    {"name": "worker1", "concurrency": 4, "queues": ["default", "worker1"]},
-    {"name": "worker2", "concurrency": 2, "queues": ["default", "large", "worker2"]},
+    {"name": "worker1", "host": "worker1", "concurrency": 4, "queues": ["default", "worker1"]},
+    {"name": "worker2", "host": "worker2", "concurrency": 2, "queues": ["default", "large", "worker2"]},
 ]
 
 
@@ -76,7 +76,7 @@ def test_the_lowest_limit_is_named(changed: dict[str, Any], cluster: str, tasks:
 
 
 def test_the_bounds_are_named_where_a_worker_has_some() -> None:
-    grown = [*WORKERS, {"name": "worker3", "concurrency": 8, "queues": [], "autoscale": "8,2"}]
+    grown = [*WORKERS, {"name": "worker3", "host": "worker3", "concurrency": 8, "queues": [], "autoscale": "8,2"}]
     ways = [plan(facts(workers=workers))["limits"][0]["raise_with"] for workers in (WORKERS, grown)]
     assert ["airflow_worker_autoscale" in way for way in ways] == [False, True]
 
@@ -128,6 +128,16 @@ def test_a_limit_that_is_too_small_is_named() -> None:
     assert plan(facts())["memory_max"] == {}
 
 
+def test_a_second_worker_on_a_host_counts_there() -> None:
+    second = {"name": "worker1-gpu", "host": "worker1", "concurrency": 1, "queues": ["gpu"], "memory_max": "50%"}
+    before, after = plan(facts()), plan(facts(workers=[*WORKERS, second]))
+    more = COMPONENT_MEMORY["worker"] + SLOT_MEMORY + 100
+    assert after["memory"]["worker1"]["needed"] - before["memory"]["worker1"]["needed"] == more
+    assert after["memory_max"] == {"worker1-gpu": {"needed": more, "available": 200, "fits": False}}
+    assert after["cluster"]["tasks"] == 6 and after["limits"][0]["tasks"] == 7
+    assert after["queues"]["gpu"] == {"workers": ["worker1-gpu"], "slots": 1}
+
+
 def test_tasks_of_local_executor_count_on_the_scheduler() -> None:
     celery, local = plan(facts()), plan(facts(celery=False, workers=[]))
     more = local["memory"]["control1"]["needed"] - celery["memory"]["control1"]["needed"]
@@ -136,7 +146,7 @@ def test_tasks_of_local_executor_count_on_the_scheduler() -> None:
 
 def test_one_more_worker_is_told_with_what_it_restarts() -> None:
     now = plan(facts())
-    third = [*WORKERS, {"name": "one more", "concurrency": 2, "queues": ["default"]}]
+    third = [*WORKERS, {"name": "one more", "host": "one more", "concurrency": 2, "queues": ["default"]}]
     then = plan(facts(workers=third, config={"parallelism": 8}, connections={"needed": 101, "available": 200}))
     more = growth(now, then)
     assert more == {

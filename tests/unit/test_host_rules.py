@@ -350,7 +350,7 @@ def test_hosts_outside_the_cluster_do_not_matter() -> None:
     ],
 )
 def test_a_worker_fits_into_its_host(memory: int, slots: int, allowed: str, remedy: str) -> None:
-    workers = [{"name": "w1", "concurrency": str(slots)}, {"name": "left out", "concurrency": 999}]
+    workers = [{"host": "w1", "concurrency": str(slots)}, {"host": "left out", "concurrency": 999}]
     found = check_memory({"w1": probe(memory_bytes=memory * 2**20)}, workers, 100)
     assert [(problem.allowed, problem.remedy) for problem in found] == ([(allowed, remedy)] if allowed else [])
     assert all(f"{memory} MB; " in problem.found for problem in found)
@@ -375,17 +375,38 @@ def test_a_worker_fits_into_its_host(memory: int, slots: int, allowed: str, reme
     ],
 )
 def test_a_worker_fits_into_its_limit(memory_max: str, found: str, remedy: str) -> None:
-    workers = [{"name": "w1", "concurrency": 16, "memory_max": memory_max}]
+    workers = [{"host": "w1", "concurrency": 16, "memory_max": memory_max}]
     problems = check_memory({"w1": probe(memory_bytes=4 * 2**30)}, workers, 100)
     assert [problem.remedy for problem in problems] == ([remedy] if remedy else [])
     assert all(problem.found.startswith(f"airflow_worker_memory_max {found}") for problem in problems)
 
 
 def test_a_worker_that_grows_fits_with_all_its_processes() -> None:
-    workers = [{"name": "w1", "concurrency": 16, "autoscale": "16,12"}]
+    workers = [{"host": "w1", "concurrency": 16, "autoscale": "16,12"}]
     problem = only(check_memory({"w1": probe(memory_bytes=2**30)}, workers, 100))
     assert "airflow_worker_autoscale 16,12 needs 2622 MB" in problem.found
     assert problem.remedy == "set airflow_worker_autoscale of w1 to 5,5"
+
+
+@pytest.mark.parametrize(
+    ("memory", "limit", "subject", "remedy"),
+    [
+        # 2 * 142 MB, and 155 MB for each of 6 slots.
+        (1214, "", "", ""),
+        (1213, "", "memory of w1", "lower airflow_worker_concurrency of w1, or concurrency of gpu in its "),
+        (300, "", "memory of w1", "give w1 more memory, or fewer airflow_worker_instances"),
+        (4096, "297M", "", ""),
+        (4096, "296M", "memory of gpu on w1", "raise memory_max of gpu in airflow_worker_instances of w1"),
+    ],
+)
+def test_the_workers_of_a_host_fit_together(memory: int, limit: str, subject: str, remedy: str) -> None:
+    workers = [
+        {"host": "w1", "instance": "", "concurrency": 5},
+        {"host": "w1", "instance": "gpu", "concurrency": 1, "memory_max": limit},
+    ]
+    found = check_memory({"w1": probe(memory_bytes=memory * 2**20)}, workers, 100)
+    assert [problem.subject for problem in found] == ([subject] if subject else [])
+    assert all(problem.remedy.startswith(remedy) for problem in found)
 
 
 def test_free_space_elsewhere() -> None:

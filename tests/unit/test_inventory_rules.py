@@ -68,6 +68,8 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "airflow_worker_stop_timeout": {"type": "int", "default": 3600},
         "airflow_worker_check_interval": {"type": "int", "default": 60},
         "airflow_worker_autoscale": {"type": "str", "default": ""},
+        "airflow_worker_queues": {"type": "list", "elements": "str"},
+        "airflow_worker_instances": {"type": "dict", "default": {}},
         "airflow_worker_memory_max": {"type": "str", "default": ""},
         "airflow_worker_cpu_quota": {"type": "str", "default": ""},
         "airflow_releases_kept": {"type": "int", "default": 3},
@@ -357,6 +359,50 @@ def test_right_types_pass(name: str, value: Any) -> None:
 
 def test_swapped_bounds_are_told_the_right_way_round() -> None:
     assert only(check(w1={"airflow_worker_autoscale": "2,8"})).remedy == "write 8,2"
+
+
+@pytest.mark.parametrize(
+    ("instances", "subject", "allowed", "remedy"),
+    [
+        ({"GPU": {}}, 'name "GPU"', "small letters", "rename it"),
+        ({"a-b": {}}, 'name "a-b"', "small letters", "rename it"),
+        ({1: {}}, "name 1", "small letters", "rename it"),
+        ({"gpu": None}, "gpu", "a dictionary with the keys queues", "write gpu: {}"),
+        ({"gpu": {"queue": ["x"]}}, "gpu.queue", "queues, concurrency", "did you mean queues?"),
+        ({"gpu": {"queues": "x"}}, "gpu.queues", "a list", "correct the value of gpu.queues"),
+        ({"gpu": {"concurrency": 0}}, "gpu.concurrency", "an integer >= 1", "correct the value of gpu.concurrency"),
+        ({"gpu": {"autoscale": "2,8"}}, "gpu.autoscale", "the most and the fewest", "write 8,2"),
+        (
+            {"gpu": {"memory_max": 4}},
+            "gpu.memory_max",
+            "a size with K, M, G or T",
+            "correct the value of gpu.memory_max",
+        ),
+        (
+            {"gpu": {"cpu_quota": "2"}},
+            "gpu.cpu_quota",
+            "a percentage of one core",
+            "correct the value of gpu.cpu_quota",
+        ),
+    ],
+)
+def test_wrong_instances_are_refused(instances: dict[Any, Any], subject: str, allowed: str, remedy: str) -> None:
+    problem = only(check(w1={"airflow_worker_instances": instances}))
+    assert problem.subject.startswith(f"airflow_worker_instances, {subject} on w1")
+    assert problem.allowed.startswith(allowed) and problem.remedy.startswith(remedy)
+
+
+def test_right_instances_pass() -> None:
+    entry = {"queues": ["x"], "concurrency": 2, "autoscale": "4,1", "memory_max": "80%", "cpu_quota": "50%"}
+    assert check(w1={"airflow_worker_instances": {"gpu": entry, "2": {}, "a_b": {}}}) == []
+
+
+def test_a_worker_has_a_name_of_its_own() -> None:
+    groups = {"workers": ["w1", "w1-gpu"], "all": ["db", "ctl", "w1", "w1-gpu"]}
+    variables = {**cluster(), "w1-gpu": {"ansible_host": "10.0.0.9", **SECRET_VALUES}}
+    variables["w1"]["airflow_worker_instances"] = {"gpu": {}}
+    problem = only(check_inventory(Inventory({**GROUPS, **groups}, variables), CATALOGUE))
+    assert "w1-gpu, which is another host" in problem.found and problem.remedy == "rename it"
 
 
 def test_null_is_allowed_where_it_is_the_default() -> None:

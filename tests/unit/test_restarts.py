@@ -9,6 +9,7 @@ from expressions import evaluate
 
 STALE = {"stopped": [], "attention": ["airflow-worker.service"]}
 QUIET: dict[str, list[str]] = {"stopped": [], "attention": []}
+SEVERAL = {"stopped": [], "attention": ["airflow-worker.service", "airflow-worker@gpu.service"]}
 ABSENT = {"stopped": ["airflow-worker.service"], "attention": ["airflow-worker.service"]}
 CONTROL = {"stopped": ["airflow-flower.service"], "attention": ["airflow-scheduler.service", "airflow-flower.service"]}
 EXECUTOR = {"stopped": [], "attention": ["airflow-scheduler.service", "airflow-worker.service"]}
@@ -41,6 +42,7 @@ def batches(serial: str | int, states: dict[str, dict[str, list[str]]]) -> list[
     [
         ("25%", {"control1": QUIET, "worker1": QUIET}, []),
         ("25%", {"control1": QUIET, "worker1": STALE, "worker2": ABSENT}, [["worker1"]]),
+        ("100%", {"control1": QUIET, "worker1": SEVERAL, "worker2": QUIET, "worker3": STALE}, [["worker1", "worker3"]]),
         (
             "25%",
             {"control1": CONTROL, "control2": EXECUTOR, "worker1": STALE, "worker2": STALE},
@@ -62,7 +64,15 @@ def batches(serial: str | int, states: dict[str, dict[str, list[str]]]) -> list[
             [["worker1", "worker2", "worker3"], ["worker4"]],
         ),
     ],
-    ids=["nothing", "not running", "one by one", "half", "all, but for the last of their queue", "a number"],
+    ids=[
+        "nothing",
+        "not running",
+        "several on one host",
+        "one by one",
+        "half",
+        "all, but for the last of their queue",
+        "a number",
+    ],
 )
 def test_batches(serial: str | int, states: dict[str, Any], expected: list[list[str]]) -> None:
     assert batches(serial, states) == expected

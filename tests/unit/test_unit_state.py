@@ -118,12 +118,15 @@ def test_every_running_unit_is_stale_on_request(machine: Path, capsys: pytest.Ca
     assert (answer["stale"], answer["stopped"]) == (["well.service"], ["off.service"])
 
 
+INSTANCES = ("airflow-worker@gone.service", "airflow-worker@kept.service", "airflow-worker-check@gone.service")
+
+
 def test_foreign_unit_files_are_named(
     machine: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system = machine / "system"
     system.mkdir()
-    for name in ("airflow-worker.service", "airflow-old.service", "other.service"):
+    for name in ("airflow-worker.service", "airflow-old.service", "other.service", *INSTANCES):
         (system / name).write_text("")
     (system / "airflow-webserver.service").symlink_to("airflow-api-server.service")
     (system / "airflow-worker.service.d").mkdir()
@@ -136,6 +139,8 @@ def test_foreign_unit_files_are_named(
     wanted = [add(machine, "airflow-worker.service")]
     owned = ["airflow-old.service", "airflow-worker.service", "airflow-scheduler.service"]
     assert call(capsys, wanted, owned=owned)["unexpected"] == ["airflow-old.service"]
+    kept = add(machine, INSTANCES[1])
+    assert call(capsys, [*wanted, kept], owned=["airflow-worker@*.service"])["unexpected"] == [INSTANCES[0]]
     assert call(capsys, wanted)["unexpected"] == []
     assert call(capsys, [], owned=owned)["unexpected"] == [
         "airflow-old.service",

@@ -76,7 +76,7 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
 
     def run(state: str = "drained", **options: Any) -> dict[str, Any]:
         capsys.readouterr()
-        arguments = {"worker": "celery@worker1", "state": state, "broker_url": SECRET, **options}
+        arguments = {"workers": "celery@worker1", "state": state, "broker_url": SECRET, **options}
         with patch_module_args(arguments), pytest.raises(SystemExit):
             worker_drain.main()
         answer: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -207,6 +207,32 @@ def test_it_gives_up_when_the_worker_was_started_anew(fake: Fake, call: Any, tmp
         fake.queues = list(QUEUES)
 
     fake.events[6] = start
-    answer = call(abandon=str(record))
+    answer = call(abandon=["/nonexistent", str(record)])
     assert answer["failed"] is True and "started anew" in answer["msg"]
     assert fake.queues == QUEUES and len(fake.told) == 1
+
+
+def test_several_workers_are_told_at_once(monkeypatch: pytest.MonkeyPatch, call: Any) -> None:
+    """The second one takes no new tasks while the first one still has some, and both have one deadline."""
+    fakes = {f"celery@{name}": Fake() for name in ("worker1", "worker1-gpu")}
+    told: list[str] = []
+
+    def talk(_python: str, _broker: str, name: str, **what: Any) -> Look | None:
+        told.extend([name] if what["cancel"] else [])
+        found = fakes[name](**what)
+        if name == "celery@worker1" and len(told) == len(fakes):
+            fakes[name].ends.clear()
+        return found
+
+    monkeypatch.setattr(worker_drain, "talk", talk)
+    monkeypatch.setattr(worker_drain, "FIRST_PAUSE", 0.01)
+    fakes["celery@worker1"].ends = {1: 2000}
+    answer = call(workers=list(fakes))
+    assert "failed" not in answer and sorted(told) == sorted(fakes)
+    assert answer["queues"] == QUEUES and answer["finished"] == ["d.t1 of r"]
+    fakes["celery@worker1-gpu"].ends = {2: 2000}
+    answer = call(workers=list(fakes), timeout=1)
+    assert (
+        answer["msg"].startswith("The worker celery@worker1-gpu still has d.t2 of r")
+        and "worker1 " not in answer["msg"]
+    )

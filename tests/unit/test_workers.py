@@ -1,0 +1,102 @@
+"""Every worker of the cluster, and what follows from the list: the real expressions of the role cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from expressions import evaluate
+
+ADDRESSES = {"ctl": "10.0.0.1", "w1": "10.0.0.2", "w2": "10.0.0.3"}
+GROUPS = {
+    "all": list(ADDRESSES),
+    **{group: ["ctl"] for group in ("schedulers", "webservers", "dag_processors")},
+    "workers": ["w1", "w2"],
+}
+
+
+def derived(name: str, leaving: str = "", **hosts: dict[str, Any]) -> Any:
+    """A derived value of a cluster of two workers on which some variables are set.
+
+    :param leaving: host that worker_remove.yml takes out.
+    """
+    hostvars = {host: {"cluster_address": address, **hosts.get(host, {})} for host, address in ADDRESSES.items()}
+    variables = {
+        "groups": GROUPS,
+        "hostvars": hostvars,
+        "airflow_executor": "",
+        "cluster_webserver_workers": 1,
+        "__cluster_leaving": {"worker": leaving},
+    }
+    return evaluate(f"{{{{ {name} }}}}", ("cluster",), variables)
+
+
+SEVERAL = {
+    "airflow_worker_queues": ["default", "small"],
+    "airflow_worker_concurrency": "4",
+    "airflow_worker_memory_max": "80%",
+    "airflow_worker_instances": {
+        "gpu": {"queues": ["gpu"], "concurrency": 1, "memory_max": "8G", "cpu_quota": "150%"},
+        "grows": {"autoscale": "8,2"},
+    },
+}
+
+
+def test_every_worker_is_in_the_list() -> None:
+    plain, own, gpu, grows = derived("__cluster_worker_settings", w2=SEVERAL)
+    assert plain == {
+        "name": "w1",
+        "host": "w1",
+        "instance": "",
+        "unit": "airflow-worker.service",
+        "queues": ["default", "w1"],
+        "concurrency": 16,
+        "autoscale": "",
+        "memory_max": "",
+        "cpu_quota": "",
+    }
+    assert (own["name"], own["queues"], own["concurrency"]) == ("w2", ["default", "small", "w2"], 4)
+    assert gpu == {
+        "name": "w2-gpu",
+        "host": "w2",
+        "instance": "gpu",
+        "unit": "airflow-worker@gpu.service",
+        "queues": ["gpu", "w2-gpu"],
+        "concurrency": 1,
+        "autoscale": "",
+        "memory_max": "8G",
+        "cpu_quota": "150%",
+    }
+    # What an instance leaves out is Airflow's, not the host's.
+    assert (grows["queues"], grows["concurrency"], grows["memory_max"]) == (["default", "w2-grows"], 8, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cluster_worker_slots", 16 + 4 + 1 + 8),
+        ("cluster_parallelism", 16 + 4 + 1 + 8),
+        ("cluster_workers", ["w1", "w2"]),
+        (
+            "cluster_worker_addresses",
+            {"w1": "10.0.0.2", "w2": "10.0.0.3", "w2-gpu": "10.0.0.3", "w2-grows": "10.0.0.3"},
+        ),
+        # Pools of 15 for the scheduler, the DAG processor and, twice, the API server; 29 slots, four for each worker.
+        ("__cluster_connection_budget", 15 * 4 + 29 + 4 * 4 + 5 + 15),
+    ],
+)
+def test_what_follows_counts_every_worker(name: str, expected: Any) -> None:
+    assert derived(name, w2=SEVERAL) == expected
+
+
+@pytest.mark.parametrize(
+    ("w1", "abandoned"),
+    [
+        ({}, ["small", "gpu"]),
+        ({"airflow_worker_queues": ["small"]}, ["default", "gpu"]),
+        ({"airflow_worker_instances": {"x": {"queues": ["gpu", "small", "w2-gpu"]}}}, []),
+    ],
+    ids=["nobody else", "one of them", "an instance elsewhere"],
+)
+def test_queues_that_nobody_would_serve(w1: dict[str, Any], abandoned: list[str]) -> None:
+    assert derived("__cluster_abandoned_queues", leaving="w2", w1=w1, w2=SEVERAL) == abandoned
