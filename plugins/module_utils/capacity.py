@@ -106,10 +106,9 @@ def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
     ]
     if facts["celery"]:
         slots = sum(int(worker["concurrency"]) for worker in workers)
-        of_worker = ["airflow_worker_concurrency"] + ["airflow_worker_autoscale"] * any(
-            worker.get("autoscale") for worker in workers
-        )
-        limits.insert(0, Limit("worker slots", slots, f"one more worker, or {' or '.join(of_worker)}"))
+        grows = any(worker.get("autoscale") for worker in workers)
+        more = ", airflow_worker_autoscale or" if grows else ", or"
+        limits.insert(0, Limit("worker slots", slots, f"one more worker{more} airflow_worker_concurrency"))
     of_dag = Limit(
         "[core] max_active_tasks_per_dag",
         int(config["max_active_tasks_per_dag"]),

@@ -92,11 +92,68 @@ def test_what_follows_counts_every_worker(name: str, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("w1", "abandoned"),
     [
-        ({}, ["small", "gpu"]),
+        ({}, ["gpu", "small"]),
         ({"airflow_worker_queues": ["small"]}, ["default", "gpu"]),
         ({"airflow_worker_instances": {"x": {"queues": ["gpu", "small", "w2-gpu"]}}}, []),
     ],
     ids=["nobody else", "one of them", "an instance elsewhere"],
 )
 def test_queues_that_nobody_would_serve(w1: dict[str, Any], abandoned: list[str]) -> None:
-    assert derived("__cluster_abandoned_queues", leaving="w2", w1=w1, w2=SEVERAL) == abandoned
+    assert sorted(derived("__cluster_abandoned_queues", leaving="w2", w1=w1, w2=SEVERAL)) == abandoned
+
+
+def here(text: str, **variables: Any) -> Any:
+    """A value of the role airflow on w2."""
+    hostvars: dict[str, dict[str, Any]] = {host: {"cluster_address": address} for host, address in ADDRESSES.items()}
+    hostvars["w2"].update(SEVERAL)
+    known = {
+        "groups": GROUPS,
+        "hostvars": hostvars,
+        "inventory_hostname": "w2",
+        "group_names": ["workers"],
+        "airflow_executor": "",
+        "airflow_worker_cpu_quota": "",
+        "airflow_worker_stop_timeout": 3600,
+        **SEVERAL,
+        **variables,
+    }
+    return evaluate(text, ("cluster", "airflow"), known)
+
+
+def test_a_host_knows_its_workers() -> None:
+    assert here("{{ __airflow_components_here }}") == ["worker", "worker@gpu", "worker@grows"]
+    assert here("{{ __airflow_worker_check_units }}") == [
+        f"airflow-worker-check{at}.{kind}" for at in ("", "@gpu", "@grows") for kind in ("service", "timer")
+    ]
+    assert here("{{ __airflow_health_checks | map(attribute='worker') }}") == [
+        f"celery@{name}" for name in ("w2", "w2-gpu", "w2-grows")
+    ]
+    assert here("{{ __airflow_unit_names }}")[-2:] == ["airflow-worker.service", "airflow-worker@*.service"]
+
+
+def test_only_running_workers_are_drained() -> None:
+    states = {
+        "airflow-worker.service": "active",
+        "airflow-worker@a.service": "failed",
+        "airflow-worker@b_1.service": "active",
+    }
+    results = [{"item": unit, "stdout": state} for unit, state in states.items()]
+    assert here("{{ __airflow_draining }}", __airflow_worker_states={"results": results}) == [
+        {"celery": "celery@w2", "record": "/run/airflow-worker/started-with"},
+        {"celery": "celery@w2-b_1", "record": "/run/airflow-worker@b_1/started-with"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("unit", "left"),
+    [
+        ("airflow-scheduler.service", []),
+        ("airflow-worker@gpu.service", ["worker_check@gpu.sh", "check@gpu.service", "check@gpu.timer"]),
+        ("airflow-worker.service", ["worker_check.py", "worker_check.sh", "check.service", "check.timer"]),
+    ],
+)
+def test_the_checks_leave_with_their_worker(unit: str, left: list[str]) -> None:
+    found = here("{{ __airflow_worker_check_left }}", __airflow_state={"unexpected": [unit]})
+    assert [
+        path.removeprefix("/opt/airflow/").removeprefix("/etc/systemd/system/airflow-worker-") for path in found
+    ] == left
