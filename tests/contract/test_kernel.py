@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from .collection import CHECKOUT, load, run_play
+from tests.playbook import run_play
+
+from .collection import CHECKOUT, load
 
 # somaxconn, overcommit_memory, transparent huge pages
 HOSTS: dict[str, tuple[str, str, str]] = {

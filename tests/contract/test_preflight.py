@@ -26,6 +26,7 @@ PROBE = {
     "systemd": 252,
     "free": {"/opt/airflow/releases": 0},
     "memory_bytes": 4 * 1024**3,
+    "sqlite": False,
     "asked": [],
     "listening": [],
     "reverse": {},

@@ -21,7 +21,12 @@ ONE: dict[str, list[str]] = {group: ["box"] for group in CONTROL}
 
 def derived(name: str) -> Any:
     """Value of the role cluster on a host of inventories/quickstart."""
-    variables = {"groups": {"all": ["box"], **ONE}, "hostvars": {"box": {}}, "airflow_executor": ""}
+    variables = {
+        "groups": {"all": ["box"], **ONE},
+        "hostvars": {"box": {}},
+        "airflow_executor": "",
+        "cluster_webserver_host": "",
+    }
     host = {"inventory_hostname": "box", "cluster_address": "box", "group_names": list(CONTROL)}
     return evaluate(f"{{{{ {name} }}}}", ("cluster",), {**variables, **host, "cluster_database_backend": "sqlite"})
 
