@@ -22,6 +22,7 @@ class Count(NamedTuple):
     failed: int
     lost: int
     retried_within: float
+    failed_on: list[str]
 
 
 class Load:
@@ -70,7 +71,8 @@ class Load:
         failed = [task for task in tasks if task["state"] in ("failed", "upstream_failed")]
         waits = [(datetime.fromisoformat(task["start_date"]) - since).total_seconds() for task in again]
         lost = len(tasks) - len(good) - len(failed)
-        return Count(len(tasks), len(good) - len(again), len(again), len(failed), lost, max(waits, default=0.0))
+        where = sorted({task["hostname"] for task in failed})
+        return Count(len(tasks), len(good) - len(again), len(again), len(failed), lost, max(waits, default=0.0), where)
 
 
 def answer(api: Api, method: str, path: str, body: Any = None) -> tuple[int, Any]:
