@@ -75,6 +75,12 @@ test: setup ## Run lint, unit tests, the molecule scenarios and the demo, but fo
 test-all: setup ## Run everything: the longest tests, too
 	lab/test.sh all
 
+.PHONY: faults
+faults: setup ## Break a cluster in every way that it must bear, and write what came of it into docs/faults.md
+	molecule test -s faults
+	cp .cache/faults.json docs/faults.json
+	docs/generate.py
+
 .PHONY: demo
 demo: setup ## Start a cluster on this machine, to look at
 	lab/demo.sh up

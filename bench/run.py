@@ -81,17 +81,17 @@ def run(name: str, argv: list[str], **environment: str) -> dict[str, Any]:
     return {"seconds": seconds, "load": round(load, 2), "output": log.read_text()}
 
 
-def play(name: str, playbook: str) -> dict[str, Any]:
-    """Run one playbook and add the times of its tasks and what it changed."""
+def play(name: str, playbook: str, *arguments: str) -> dict[str, Any]:
+    """Run one playbook and add the times of its tasks, what it changed, and on how many hosts."""
     times = RESULTS / f"{name}.json"
-    measured = run(
-        name, [PLAYBOOK, *INVENTORIES, playbook], ANSIBLE_CALLBACKS_ENABLED="task_times", TASK_TIMES=str(times)
-    )
+    argv = [PLAYBOOK, *INVENTORIES, playbook, *arguments]
+    measured = run(name, argv, ANSIBLE_CALLBACKS_ENABLED="task_times", TASK_TIMES=str(times))
     found = json.loads(times.read_text())
     return {
         "seconds": measured["seconds"],
         "load": measured["load"],
         "changed": sum(host["changed"] for host in found["hosts"].values()),
+        "hosts": sum(host["changed"] > 0 for host in found["hosts"].values()),
         "tasks": found["tasks"],
     }
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Write what is documented elsewhere into Markdown: argument specs, constants of roles, DOCUMENTATION of modules.
+"""Write what is elsewhere into Markdown: argument specs, constants of roles, DOCUMENTATION of modules, measured faults.
 
-usage: docs/generate.py           write docs/roles/*.md, docs/modules.md, roles/*/README.md and the table in README.md
+usage: docs/generate.py           write docs/roles/*.md, docs/modules.md, roles/*/README.md, the tables in README.md
+                                  and docs/faults.md
        docs/generate.py --check   write nothing; show what is stale and end with 1 if anything is
 """
 
@@ -42,6 +43,7 @@ FIRST_VARIABLES = {
     "cluster_ca_certificates": "group_vars/all/cluster.yml",
 }
 MARKS = ("<!-- variables: written by docs/generate.py -->\n", "<!-- end of variables -->\n")
+FAULT_MARKS = ("<!-- faults: written by docs/generate.py -->\n", "<!-- end of faults -->\n")
 
 # role -> (title, constant with what the role derives, variable of the user that wins over it)
 DERIVED = {
@@ -81,10 +83,12 @@ def pages() -> Iterator[tuple[Path, str]]:
         yield ROOT / "docs" / "roles" / f"{role}.md", role_page(role)
         yield ROOT / "roles" / role / "README.md", role_readme(role)
     yield ROOT / "docs" / "modules.md", modules_page()
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    yield readme, f"{before}{MARKS[0]}\n{first_variables()}\n{MARKS[1]}{after}"
+    for name, (begin, end), content in (
+        ("README.md", MARKS, first_variables()),
+        ("docs/faults.md", FAULT_MARKS, faults()),
+    ):
+        before, rest = (ROOT / name).read_text().split(begin)
+        yield ROOT / name, f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"
 
 
 # -- roles ----------------------------------------------------------------------------------------------------------
@@ -200,6 +204,23 @@ def flat(values: Data, prefix: str = "") -> Iterator[list[str]]:
         if text.count("{{") == 1:
             text = re.sub(r"^{{ ?(.*?) ?}}$", r"\1", text)
         yield [f"`{prefix}{name}`", f"`{text}`" if text else ""]
+
+
+# -- faults ---------------------------------------------------------------------------------------------------------
+
+
+def faults() -> str:
+    """Return the table of what `make faults` measured last."""
+    measured = json.loads((ROOT / "docs/faults.json").read_text())
+    counted = ("retries", "submitted", "first_try", "retried", "failed", "lost")
+    head = ["Fault", "Retries", "Tasks", "First try", "Retried", "Failed", "Lost", "Next try after, s"]
+    rows = []
+    for row in measured["rows"]:
+        again = f"{row['retried_within']:.0f}" if row["retried"] else ""
+        human = ", ".join(row["human"]) or "none"
+        rows.append([row["fault"], *(str(row[name]) for name in counted), again, f"{row['recovered']:.0f}", human])
+    about = f"{measured['date']}, commit {measured['commit']}, {measured['cpus']} CPUs shared by four hosts."
+    return f"{about}\n\n{table([*head, 'Works again after, s', 'Needed a human'], rows)}\n"
 
 
 # -- modules --------------------------------------------------------------------------------------------------------
