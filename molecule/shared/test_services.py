@@ -47,6 +47,13 @@ def redis(cluster, user: str, password: str, *command: str) -> str:
 
 
 @pytest.fixture
+def postgresql(cluster):
+    """Leave out a test where the database is a file."""
+    if not cluster.members("postgresql"):
+        pytest.skip("this scenario has no database server")
+
+
+@pytest.fixture
 def celery(cluster):
     """Only where there is a broker."""
     if not cluster.members("redis"):
@@ -62,13 +69,13 @@ def test_login(cluster, web_url):
     assert status_of(f"{web_url}/api/v2/dags") == 401
 
 
-def test_postgresql_settings(cluster):
+def test_postgresql_settings(cluster, postgresql):
     assert sql(cluster, "SHOW password_encryption") == "scram-sha-256"
     assert sql(cluster, "SELECT count(*) FROM pg_settings WHERE pending_restart") == "0"
     assert sql(cluster, "SELECT count(*) FROM pg_authid WHERE rolpassword NOT LIKE 'SCRAM-SHA-256$%'") == "0"
 
 
-def test_postgresql_is_sized_by_the_inventory_and_the_host(cluster):
+def test_postgresql_is_sized_by_the_inventory_and_the_host(cluster, postgresql):
     count = {
         group: len(cluster.members(group)) for group in ("schedulers", "dag_processors", "triggerers", "webservers")
     }
@@ -92,7 +99,7 @@ def test_redis_is_sized_by_the_host(cluster, celery):
     assert answer.split() == ["maxmemory", str(memory(cluster, "redis") * 25 // 100 * 2**20)]
 
 
-def test_postgresql_lets_in_who_needs_it(cluster):
+def test_postgresql_lets_in_who_needs_it(cluster, postgresql):
     password = cluster.secrets["cluster_database_password"]
     assert "connected" in connect(cluster, "control1", "airflow", "airflow", password)
     assert "authentication failed" in connect(cluster, "control1", "airflow", "airflow", password + "x")
@@ -152,7 +159,7 @@ def test_flower_asks_for_a_password(cluster, celery):
     assert status_of(f"{url}/workers", basic("admin", good)) == 200
 
 
-def test_example_dag_runs_side_by_side(cluster, api):
+def test_example_dag_runs_side_by_side(cluster, api, postgresql):
     """Its two middle tasks overlap, on two workers where there are two: whichever takes a task first has it."""
     if os.environ["MOLECULE_SCENARIO_NAME"] == "packages":
         pytest.skip("it delivers DAGs of its own")
