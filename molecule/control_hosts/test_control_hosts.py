@@ -86,13 +86,16 @@ def broken_tries(api: Api, load: Load) -> list[Any]:
     return found
 
 
-def nothing_is_lost(api: Api, load: Load, count: Count, watch: Watch) -> None:
-    """Every task that was taken on succeeded, on the first try that began, and every page came."""
+def nothing_is_lost(api: Api, load: Load, count: Count, watch: Watch, in_flight: int = 0) -> None:
+    """Every task that was taken on succeeded, on the first try that began, and every page came.
+
+    ``in_flight`` pages may have been on their way from a host that lost its power: to be asked for again.
+    """
     assert (count.failed, count.lost) == (0, 0), count
     assert count.submitted > 10, count
     assert broken_tries(api, load) == []
     assert watch.looks > 20
-    assert watch.failures == []
+    assert len(watch.failures) <= in_flight, watch.failures
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -176,5 +179,5 @@ def test_power_cut(host, cluster, api, web_url):
         wait_until(lambda: servers(cluster)[host]["status"] == "UP", 120)
     assert f"connection to {host}" in named
     assert re.search(rf"{host}\W+DOWN", seen), seen
-    nothing_is_lost(api, load, count, watch)
+    nothing_is_lost(api, load, count, watch, in_flight=1)
     cluster.play("playbooks/verify.yml")
