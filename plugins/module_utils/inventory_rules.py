@@ -74,6 +74,9 @@ CONFIG_BY_VARIABLE = {
 }
 """Options of `airflow_config` that the environment files beat, or that other values are computed with."""
 
+LIMITS_BY_VARIABLE = {"MemoryMax": "airflow_worker_memory_max", "CPUQuota": "airflow_worker_cpu_quota"}
+"""Directives of a worker that have a variable of their own, which the memory of its tasks is checked against."""
+
 VISIBILITY = ("celery_broker_transport_options", "visibility_timeout")
 """Section and option of `airflow_config`: seconds after which Redis hands a message to another worker."""
 AIRFLOWS_VISIBILITY = 86400
@@ -573,6 +576,22 @@ def check_config(inventory: Inventory) -> list[Problem]:
         for option in found:
             hosts_by_option.setdefault(option, []).append(host)
     problems = []
+    texts = [
+        host
+        for host, config in inventory.settings("airflow_config").items()
+        if isinstance(config, Mapping)
+        and isinstance(celery := config.get("celery"), Mapping)
+        and isinstance(celery.get("extra_celery_config"), str)
+    ]
+    if texts:
+        problems.append(
+            Problem(
+                "airflow_config, option extra_celery_config of the section celery",
+                f"text, on {_scope(inventory, texts)}{_origin(inventory, 'airflow_config', texts)}",
+                "a dictionary: it is merged with what the collection sets, which keeps tasks while Redis is away",
+                "write it as YAML, such as extra_celery_config: {worker_max_tasks_per_child: 10}",
+            )
+        )
     for name in (*CONFIG_BY_VARIABLE, *CONFIG_SECRETS):
         if name not in hosts_by_option:
             continue
@@ -639,6 +658,21 @@ def check_service_options(inventory: Inventory) -> list[Problem]:
                 f"{_origin(inventory, 'airflow_service_options', hosts)}",
                 ", ".join(COMPONENTS),
                 f"did you mean {near[0]}?" if near else "correct the key, or remove it",
+            )
+        )
+    hosts_by_limit: dict[str, list[str]] = {}
+    for host, options in inventory.settings("airflow_service_options").items():
+        worker = options.get("worker") if isinstance(options, Mapping) else None
+        for directive in worker if isinstance(worker, Mapping) else ():
+            if directive in LIMITS_BY_VARIABLE:
+                hosts_by_limit.setdefault(directive, []).append(host)
+    for directive, hosts in hosts_by_limit.items():
+        problems.append(
+            Problem(
+                f"airflow_service_options, directive {directive} of worker",
+                f"set on {_scope(inventory, hosts)}{_origin(inventory, 'airflow_service_options', hosts)}",
+                f"not there: {LIMITS_BY_VARIABLE[directive]} has it, for each worker of a host its own",
+                f"remove it, and set {LIMITS_BY_VARIABLE[directive]} instead",
             )
         )
     return problems

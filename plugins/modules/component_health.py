@@ -130,6 +130,9 @@ JOURNAL_LINES = 8
 ALIVE = 30
 """Seconds for which Airflow takes a silent job for alive."""
 
+PATIENCE = 15
+"""Seconds for one question to the database."""
+
 # Runs in Airflow's interpreter, which has the driver. The URL holds a password: no argument.
 NEWEST = """
 import json, os, psycopg2, sys
@@ -208,13 +211,17 @@ def job_asker(python: str, database_url: str) -> Callable[[dict[str, Any]], str]
     """Make the function that asks the metadata database for the job of one host."""
 
     def ask(check: dict[str, Any]) -> str:
-        done = subprocess.run(
-            [python, "-c", NEWEST, check["job"], check["host"]],
-            env={**os.environ, "DATABASE_URL": database_url},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [python, "-c", NEWEST, check["job"], check["host"]],
+                env={**os.environ, "DATABASE_URL": database_url},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=PATIENCE,
+            )
+        except subprocess.TimeoutExpired:
+            return f"the metadata database says nothing for {PATIENCE} s"
         if done.returncode:
             return f"the metadata database cannot be asked: {(done.stderr.strip().splitlines() or ['nothing'])[-1]}"
         return job_trouble(json.loads(done.stdout), unit_started(check["unit"]), time.time())

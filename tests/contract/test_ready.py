@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,19 @@ WORKERS = ["worker1", "worker2"]
 
 
 def ready(
-    folder: Path, fingerprints: dict[str, str], broken: str = "", away: str = "", digests: dict[str, str] | None = None
+    folder: Path,
+    fingerprints: dict[str, str],
+    broken: str = "",
+    away: str = "",
+    digests: dict[str, str] | None = None,
+    balancer: int = 0,
 ) -> tuple[int, str]:
     """Go on to restart after the hosts found these fingerprints, and one failed; status and output.
 
     :param broken: this one, in the middle of its work.
     :param away: this one, because it could not be reached.
     :param digests: those of the hosts' DAGs; the rule is that of verify.yml then.
+    :param balancer: port of a load balancer on this machine.
     """
     hosts: dict[str, Any] = {
         host: {"__airflow_release": {"fingerprint": fingerprints.get(host, "")}}
@@ -32,6 +39,11 @@ def ready(
     if away:
         hosts[away] = {"__cluster_probe": {"unreachable": True}}
     groups = {name: {"hosts": dict.fromkeys(members)} for name, members in {**GROUPS, "workers": WORKERS}.items()}
+    if balancer:
+        groups["load_balancers"] = {"hosts": {"other": None}}
+        hosts["other"] |= {"cluster_address": "127.0.0.1"}
+        for values in hosts.values():
+            values["cluster_balancer_port"] = balancer
     (folder / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "children": groups}}))
     entry = "report" if digests else "ready"
     tasks: list[dict[str, Any]] = [
@@ -80,4 +92,18 @@ def test_verify_tells_of_other_dags(tmp_path: Path) -> None:
     status, said = ready(tmp_path, fingerprints, digests={"control1": "d1", "worker1": "d1", "worker2": "d2"})
     assert status and "RESTARTS" not in said, said
     for words in ("The Airflow hosts are not identical", "'worker1': 'd1'", "'worker2': 'd2'", "remedy:"):
+        assert words in said, words
+
+
+def test_a_balancer_that_is_there(tmp_path: Path) -> None:
+    fingerprints = dict.fromkeys(["control1", *WORKERS], "aaaa")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        status, said = ready(tmp_path, fingerprints, balancer=server.getsockname()[1])
+    assert status == 0 and said.count("RESTARTS") == 4, said
+
+
+def test_a_balancer_that_is_not_there(tmp_path: Path) -> None:
+    status, said = ready(tmp_path, dict.fromkeys(["control1", *WORKERS], "aaaa"), balancer=1)
+    assert status and "RESTARTS control1" not in said, said
+    for words in ("does not reach the load balancer", "port 1 of 127.0.0.1", "remedy:"):
         assert words in said, words

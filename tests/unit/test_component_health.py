@@ -316,3 +316,14 @@ def test_a_host_without_systemds_commands(
     answer = call(capsys, check("http", url=f"{url}/no"))
     assert answer["unhealthy"] == {"it": "Service Unavailable"}
     assert answer["msg"].startswith("not healthy after 0 s:\n")
+
+
+def test_a_database_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = tmp_path / "python"
+    silent.write_text("#!/bin/sh\nexec sleep 60\n")
+    silent.chmod(0o755)
+    monkeypatch.setattr(component_health, "PATIENCE", 0.2)
+    ask = component_health.job_asker(str(silent), "postgresql://")
+    assert (
+        ask({"job": "TriggererJob", "host": "10.0.0.1", "unit": "x"}) == "the metadata database says nothing for 0.2 s"
+    )

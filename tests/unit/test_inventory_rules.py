@@ -508,7 +508,7 @@ def test_service_options_of_no_component(key: Any, remedy: str) -> None:
 
 def test_service_options_of_components() -> None:
     components = ("scheduler", "api-server", "dag-processor", "triggerer", "flower", "worker")
-    assert check({"airflow_service_options": {key: {"MemoryMax": "8G"} for key in components}}) == []
+    assert check({"airflow_service_options": {key: {"TasksMax": 4096} for key in components}}) == []
     assert "airflow_service_options" in only(check({"airflow_service_options": ["x"]})).subject
 
 
@@ -1068,3 +1068,16 @@ def test_ten_hosts_take_little_time() -> None:
     started = time.perf_counter()
     check_inventory(Inventory(groups, values), CATALOGUE)
     assert time.perf_counter() - started < 0.2
+
+
+@pytest.mark.parametrize("directive", ["MemoryMax", "CPUQuota"])
+def test_a_limit_with_a_variable_of_its_own(directive: str) -> None:
+    problem = only(check(w1={"airflow_service_options": {"worker": {directive: "4G"}}}))
+    assert directive in problem.subject and "airflow_worker_" in problem.remedy
+    assert check(w1={"airflow_service_options": {"scheduler": {directive: "4G"}}}) == []
+
+
+def test_what_celery_is_told_is_merged_and_so_no_text() -> None:
+    problem = only(check({"airflow_config": {"celery": {"extra_celery_config": '{"worker_max_tasks_per_child": 10}'}}}))
+    assert "extra_celery_config" in problem.subject and "a dictionary" in problem.allowed
+    assert check({"airflow_config": {"celery": {"extra_celery_config": {"worker_max_tasks_per_child": 10}}}}) == []
