@@ -167,7 +167,16 @@ def test_every_template_and_file_is_used() -> None:
 
 
 def test_the_contract_touches_no_host() -> None:
-    reading = ("assert", "debug", "fail", "import_tasks", "host_probe", "validate_hosts", "validate_inventory")
+    reading = (
+        "assert",
+        "debug",
+        "fail",
+        "import_tasks",
+        "host_probe",
+        "validate_hosts",
+        "validate_inventory",
+        "wait_for",
+    )
     others = [
         f"{relative(path)}: {task.get('name')}"
         for path in task_files(CONTRACT)
