@@ -166,7 +166,8 @@ def test_one_host_grows_as_the_readme_says(site: Path) -> None:
     shutil.copytree(installed / "inventories/single_host", site / "grown")
     (site / "grown/group_vars/all/airflow.yml").write_text("---\n")
     hosts = site / "grown/hosts.yml"
-    (lines,) = re.findall(r"(?m)^ +```yaml\n((?: +\w+: \{.*\n)+) +```", (CHECKOUT / "README.md").read_text())
+    blocks = re.findall(r"(?m)^ +```yaml\n((?: +\w+: \{.*\n)+) +```", (CHECKOUT / "README.md").read_text())
+    (lines,) = [block for block in blocks if "workers:" in block]
     added = textwrap.indent(textwrap.dedent(lines), " " * 4)
     hosts.write_text(hosts.read_text().replace("  children:\n", f"  children:\n{added}", 1))
     nowhere(site / "grown", "control1", "worker1")
