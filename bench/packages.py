@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from run import LAB, RESULTS, ROOT, bare_hosts, machine, play, say, table
+from run import LAB, RESULTS, ROOT, bare_hosts, document, machine, play, say, table
 
 PAGE = ROOT / "docs" / "packages.md"
 BEGIN, END = "<!-- results: written by bench/packages.py --document -->", "<!-- end of results -->"
@@ -167,8 +167,7 @@ def main() -> None:
     text = report([measure(number + 1) for number in range(options.rounds)])
     print(text)
     if options.document:
-        before, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.split(END)[1]}")
+        document(PAGE, BEGIN, END, text)
 
 
 if __name__ == "__main__":

@@ -244,16 +244,16 @@ def report(results: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def document(results: dict[str, Any]) -> None:
-    """Write the results between the marks of docs/benchmark.md.
+def document(page: Path, begin: str, end: str, content: str) -> None:
+    """Write a report between two marks of a page.
 
     :raises BenchError: when the marks are not there.
     """
-    page = PAGE.read_text()
-    if not (BEGIN in page and END in page):
-        raise BenchError(f"{PAGE} has no lines {BEGIN} and {END}")
-    before, rest = page.split(BEGIN, 1)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{report(results)}\n{END}{rest.split(END, 1)[1]}")
+    whole = page.read_text()
+    if not (begin in whole and end in whole):
+        raise BenchError(f"{page} has no lines {begin} and {end}")
+    before, rest = whole.split(begin, 1)
+    page.write_text(f"{before}{begin}\n\n{content}\n{end}{rest.split(end, 1)[1]}")
 
 
 def main() -> None:
@@ -274,7 +274,7 @@ def main() -> None:
         results = json.loads(file.read_text())
         print(report(results), end="")
         if options.document:
-            document(results)
+            document(PAGE, BEGIN, END, report(results))
     except BenchError as problem:
         sys.exit(f"bench: {problem}")
 

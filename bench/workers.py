@@ -10,7 +10,21 @@ import argparse
 import resource
 
 import yaml
-from run import INVENTORIES, LAB, OVERLAY, PLAYBOOK, RESULTS, ROOT, BenchError, bare_hosts, machine, play, run, table
+from run import (
+    INVENTORIES,
+    LAB,
+    OVERLAY,
+    PLAYBOOK,
+    RESULTS,
+    ROOT,
+    BenchError,
+    bare_hosts,
+    document,
+    machine,
+    play,
+    run,
+    table,
+)
 
 PAGE = ROOT / "docs" / "workers.md"
 BEGIN, END = "<!-- results: written by bench/workers.py --document -->", "<!-- end of results -->"
@@ -99,8 +113,7 @@ def main() -> None:
     text = report(measure())
     print(text)
     if options.document:
-        before, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.split(END)[1]}")
+        document(PAGE, BEGIN, END, text)
 
 
 if __name__ == "__main__":
