@@ -18,14 +18,13 @@ class Fault:
     """One row of the table.
 
     ``breaks`` breaks something when it is entered and mends it when it is left, ``seconds`` later. ``kills`` says that
-    tasks die with it: their DAGs have retries then. ``fails_there`` says that tasks on the worker itself may fail.
+    tasks die with it: their DAGs have retries then.
     """
 
     name: str
     breaks: Breaks
     seconds: int = 0
     kills: bool = False
-    fails_there: bool = False
 
 
 def run(host: str, begin: str, end: str = "true") -> Breaks:
@@ -126,6 +125,5 @@ FAULTS = [
         "worker: disk full for 30 s",
         run(WORKER, FULL, f"{INSIDE} umount --lazy /var/lib/airflow/logs"),
         30,
-        fails_there=True,
     ),
 ]
