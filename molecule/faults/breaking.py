@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import subprocess
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from conftest import Cluster, booted, podman, wait_until
+from conftest import TOP, Cluster, booted, podman, wait_until
 
 WORKER = "worker1"
 Breaks = Callable[[Cluster], AbstractContextManager[None]]
@@ -18,13 +21,14 @@ class Fault:
     """One row of the table.
 
     ``breaks`` breaks something when it is entered and mends it when it is left, ``seconds`` later. ``kills`` says that
-    tasks die with it: their DAGs have retries then.
+    tasks die with it: their DAGs have retries then. ``needs`` is entered before the first task.
     """
 
     name: str
     breaks: Breaks
     seconds: int = 0
     kills: bool = False
+    needs: Breaks | None = None
 
 
 def run(host: str, begin: str, end: str = "true") -> Breaks:
@@ -98,6 +102,34 @@ def cut(host: str, port: int) -> Breaks:
     return breaks
 
 
+@contextmanager
+def clock_of_its_own(cluster: Cluster) -> Iterator[None]:
+    """Start the worker with a clock that a file makes wrong: see files/clock.c."""
+    source = Path(__file__).parent / "files" / "clock.c"
+    with TemporaryDirectory() as folder:
+        library = Path(folder) / "clock.so"
+        subprocess.run([TOP / "lab" / "machine.sh", "gcc", "libc6-dev"], check=True)
+        subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-o", library, source], check=True)
+        text = b64encode(library.read_bytes()).decode()
+    drop_in = "/run/systemd/system/airflow-worker.service.d"
+    worker = cluster.host(WORKER)
+    restart = "systemctl daemon-reload && systemctl restart airflow-worker"
+    worker.check_output(
+        f"mkdir -p {drop_in} && echo {text} | base64 -d > /opt/clock.so &&"
+        rf" printf '[Service]\nEnvironment=LD_PRELOAD=/opt/clock.so\n' > {drop_in}/clock.conf && {restart}"
+    )
+    try:
+        yield
+    finally:
+        worker.check_output(f"rm -r {drop_in} && {restart} && rm /opt/clock.so")
+
+
+# Told together with the proof that the worker's processes see it.
+WRONG_CLOCK = (
+    "touch /run/clock_is_wrong && grep -q /opt/clock.so"
+    ' /proc/"$(systemctl show --value --property=MainPID airflow-worker)"/maps &&'
+    ' [ "$(LD_PRELOAD=/opt/clock.so date +%s)" -ge "$(($(date +%s) + 59))" ]'
+)
 # A small file system over the worker's logs takes the place of a full disk: the host's own is the machine's.
 INSIDE = 'nsenter --mount --target "$(systemctl show --value --property=MainPID airflow-worker)"'
 FULL = (
@@ -125,5 +157,11 @@ FAULTS = [
         "worker: disk full for 30 s",
         run(WORKER, FULL, f"{INSIDE} umount --lazy /var/lib/airflow/logs"),
         30,
+    ),
+    Fault(
+        "worker: clock a minute fast for 60 s",
+        run(WORKER, WRONG_CLOCK, "rm /run/clock_is_wrong"),
+        60,
+        needs=clock_of_its_own,
     ),
 ]

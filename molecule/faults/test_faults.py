@@ -10,6 +10,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -61,7 +62,7 @@ def dags(api: Api) -> None:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_fault(fault: Fault, cluster: Cluster, api: Api, rows: list[dict[str, Any]]) -> None:
     before = cluster.started()
-    with Load(api, "_retried" if fault.kills else "") as load:
+    with (fault.needs or nullcontext)(cluster), Load(api, "_retried" if fault.kills else "") as load:
         wait_until(lambda: len(load.runs) > 2, 60)
         patient = load.start(f"patient{load.suffix}", seconds=fault.seconds + 30)
         wait_until(lambda: [task["state"] for task in api.tasks(patient)] == ["running"] * 2, 60)
