@@ -800,23 +800,21 @@ def _check_entry(
         remedy = f"write {{value: ...}} as the entry of {name}" if kind == "variables" else f"write {name}: {{...}}"
         return [(name, found, f"{short}a dictionary with the keys {keys}", remedy)]
     problems = []
-    for field, spec in fields.items():
-        value = entry.get(field)
+    for key, spec in fields.items():
+        value = entry.get(key)
         if value is None and spec.get("required"):
-            example = ", such as postgres, http or ssh" if field == "conn_type" else ""
-            found = "nothing (null)" if field in entry else "missing"
-            problems.append((f"{name}.{field}", found, f"{_describe(spec)}{example}", f"write {field}: ..."))
+            example = ", such as postgres, http or ssh" if key == "conn_type" else ""
+            found = "nothing (null)" if key in entry else "missing"
+            problems.append((f"{name}.{key}", found, f"{_describe(spec)}{example}", f"write {key}: ..."))
         elif value is not None:
-            wrong = _check_field(kind, name, field, value, inventory, catalogue)
+            wrong = _check_field(kind, name, key, value, inventory, catalogue)
             if wrong:
-                problems.append((f"{name}.{field}", *wrong))
-    for field in entry:
-        if field not in fields:
-            meant = STORED_FIELDS.get(str(field), "")
-            remedy = (
-                f"write {meant} instead" if meant and meant.split(",")[0] in fields else _did_you_mean(field, fields)
-            )
-            problems.append((f"{name}.{field}", "no such field", keys, remedy or "remove it"))
+                problems.append((f"{name}.{key}", *wrong))
+    for key in entry:
+        if key not in fields:
+            meant = STORED_FIELDS.get(str(key), "")
+            remedy = f"write {meant} instead" if meant and meant.split(",")[0] in fields else _did_you_mean(key, fields)
+            problems.append((f"{name}.{key}", "no such key", keys, remedy or "remove it"))
     return problems
 
 
@@ -926,7 +924,7 @@ def _check_user(
 
 def check_purge(inventory: Inventory) -> list[Problem]:
     """Check that nobody purges what the inventory says nothing about, which would remove all of it."""
-    purge = next(iter(inventory.settings("airflow_purge").values()), [])
+    purge: Any = inventory.value("airflow_purge", {})
     return [
         Problem(
             _subject(inventory, "airflow_purge"),

@@ -80,7 +80,7 @@ Fields = dict[str, Any]
 Settings = dict[str, dict[str, Fields]]
 
 
-class Refusal(Exception):
+class RefusedError(Exception):
     """What is wanted cannot be; nothing was changed."""
 
 
@@ -206,52 +206,77 @@ def plan(
     return changes
 
 
-def refuse(changes: Iterable[Change], stored: Settings, permissions: Mapping[str, set[str]]) -> None:
+def refuse(changes: list[Change], stored: Settings, permissions: Mapping[str, set[str]]) -> None:
     """Refuse what only the database can tell to be wrong.
 
     :param permissions: resource -> actions that Airflow knows.
-    :raises Refusal: with all that is wrong.
+    :raises RefusedError: with all that is wrong.
     """
-    changes = list(changes)
+    wrong = [
+        *unknown_permissions(changes, permissions),
+        *unknown_roles(changes, stored),
+        *shared_addresses(changes, stored),
+    ]
+    if wrong:
+        raise RefusedError(
+            "\n\n".join(
+                f"{subject}\n  found:   {found}\n  allowed: {allowed}\n  remedy:  {remedy}"
+                for subject, found, allowed, remedy in wrong
+            )
+        )
+
+
+def unknown_permissions(changes: list[Change], known: Mapping[str, set[str]]) -> list[tuple[str, str, str, str]]:
+    """Return (subject, found, allowed, remedy) for permissions that Airflow would never ask for."""
     wrong = []
     for change in changes:
-        after = change.after or {}
-        for resource, actions in after.get("permissions", {}).items():
-            if resource.startswith(ONE_DAG):
+        for resource, actions in (change.after or {}).get("permissions", {}).items():
+            possible = known.get(resource, set())
+            unknown = sorted(set(actions) - possible)
+            if not unknown or resource.startswith(ONE_DAG):
                 continue
-            known = permissions.get(resource, set())
-            unknown = sorted(set(actions) - known)
-            if unknown:
-                near = difflib.get_close_matches(resource, permissions, 1, 0.6)
-                wrong.append(
-                    f"airflow_roles, {change.name}\n  found:   {', '.join(unknown)} on {json.dumps(resource)}, which this "
-                    f"Airflow does not have\n  allowed: "
-                    + (f"{', '.join(sorted(known))} on {resource}" if known else ", ".join(sorted(permissions)))
-                    + "\n  remedy:  "
-                    + (f"did you mean {near[0]}?" if near and not known else "remove it from the inventory")
+            near = [] if possible else difflib.get_close_matches(resource, known, 1, 0.6)
+            wrong.append(
+                (
+                    f"airflow_roles, {change.name}",
+                    f"{', '.join(unknown)} on {json.dumps(resource)}, which this Airflow does not have",
+                    f"{', '.join(sorted(possible))} on {resource}" if possible else ", ".join(sorted(known)),
+                    f"did you mean {near[0]}?" if near else "remove it from the inventory",
                 )
-    roles = stored["roles"].keys() | {c.name for c in changes if c.kind == "roles" and c.after is not None}
-    for change in changes if roles else ():
-        unknown = sorted(set((change.after or {}).get("roles", [])) - roles)
-        if unknown:
-            wrong.append(
-                f"airflow_users, {change.name}\n  found:   {', '.join(unknown)}, which is no role\n"
-                f"  allowed: {', '.join(sorted(roles))}\n  remedy:  add it to airflow_roles, or correct it"
             )
-    leaving = {change.name for change in changes if change.kind == "users" and change.after is None}
-    holders = {fields["email"].lower(): name for name, fields in stored["users"].items() if name not in leaving}
-    for change in changes:
-        holder = holders.get(str((change.after or {}).get("email")).lower()) if change.kind == "users" else None
-        if holder not in (None, change.name) and not any(
-            other.kind == "users" and other.name == holder and "email" in other.fields for other in changes
-        ):
-            wrong.append(
-                f"airflow_users, {change.name}\n  found:   the address of {holder}, whom Airflow has\n"
-                "  allowed: an address that no other user has\n"
-                "  remedy:  give one of the two another address, or remove the other one in Airflow"
-            )
-    if wrong:
-        raise Refusal("\n\n".join(wrong))
+    return wrong
+
+
+def unknown_roles(changes: list[Change], stored: Settings) -> list[tuple[str, str, str, str]]:
+    """Return (subject, found, allowed, remedy) for users with roles that are not there, or go."""
+    gone = {change.name for change in changes if change.kind == "roles" and change.after is None}
+    roles = (stored["roles"].keys() - gone) | {c.name for c in changes if c.kind == "roles" and c.after is not None}
+    return [
+        (
+            f"airflow_users, {change.name}",
+            f"{', '.join(unknown)}, which is no role",
+            ", ".join(sorted(roles)),
+            "add it to airflow_roles, or correct it",
+        )
+        for change in changes
+        if change.kind == "users" and (unknown := sorted(set((change.after or {}).get("roles", [])) - roles))
+    ]
+
+
+def shared_addresses(changes: list[Change], stored: Settings) -> list[tuple[str, str, str, str]]:
+    """Return (subject, found, allowed, remedy) for users with the address of one that is not in the inventory."""
+    known = {change.name for change in changes if change.kind == "users"}
+    holders = {fields["email"].lower(): name for name, fields in stored["users"].items() if name not in known}
+    return [
+        (
+            f"airflow_users, {change.name}",
+            f"the address of {holders[change.after['email'].lower()]}, a user that Airflow has already",
+            "an address that no other user has",
+            "give one of the two another address, or remove the other user in Airflow",
+        )
+        for change in changes
+        if change.kind == "users" and change.after is not None and change.after["email"].lower() in holders
+    ]
 
 
 def report(changes: Iterable[Change]) -> dict[str, Any]:
@@ -407,7 +432,7 @@ class Database:
 
     def write_roles(self, change: Change) -> None:
         """Create, change or remove a role."""
-        role = self.roles.get(change.name)
+        role: Any = self.roles.get(change.name)
         if change.after is None:
             role.permissions, role.user, role.groups = [], [], []
             self.session.delete(role)
@@ -489,7 +514,7 @@ def work(told: dict[str, Any]) -> dict[str, Any]:
     if not database.ready:
         if told["check"]:
             return report(beginning(told))
-        raise Refusal("The metadata database has no tables yet: run site.yml, which makes them.")
+        raise RefusedError("The metadata database has no tables yet: run site.yml, which makes them.")
     kinds = [kind for kind in KINDS if wanted[kind] or kind in purge or (kind == "connections" and EXAMPLES in purge)]
     examples = []
     if "connections" in kinds:
@@ -510,7 +535,7 @@ def main() -> None:
     told = json.load(sys.stdin)
     try:
         answer = work(told)
-    except Refusal as refusal:
+    except RefusedError as refusal:
         answer = {"refused": str(refusal)}
     except Exception as error:  # the text of some repeats the values of a row
         said = str(getattr(error, "orig", None) or error).strip()

@@ -10,8 +10,8 @@ module: settings
 short_description: Keep Airflow's pools, variables, connections, roles and users as they are wanted
 version_added: 0.1.0
 description:
-  - Compares what is wanted with the metadata database, in one call of Airflow's interpreter, and writes what differs. The
-    API shows no passwords, so that it cannot tell whether one is as wanted.
+  - Compares what is wanted with the metadata database, in one call of Airflow's interpreter, and writes what differs.
+    The API shows no passwords, so that it cannot tell whether one is as wanted.
   - An entry is the whole object. What it leaves out is empty, or has Airflow's default.
   - Nothing is written when anything is refused. All is one transaction, but for passwords of users, which Airflow sets
     itself afterwards.
@@ -67,14 +67,19 @@ author:
 EXAMPLES = r"""
 - name: Keep a pool and a connection
   dataops.airflow.settings:
-    settings: "{{ {'pools': {'reports': {'slots': 4}}, 'variables': {},
-                   'connections': {'warehouse': {'conn_type': 'postgres', 'host': 'db', 'password': warehouse_password}},
-                   'roles': {}, 'users': {}} | to_json }}"
+    settings: "{{ wanted | to_json }}"
     administrator: admin
     environment: /etc/airflow/cli.env
     python: /opt/airflow/current/bin/python
     user: airflow
     home: /var/lib/airflow
+  vars:
+    wanted:
+      pools: {reports: {slots: 4}}
+      variables: {}
+      connections: {warehouse: {conn_type: postgres, host: db, password: "{{ warehouse_password }}"}}
+      roles: {}
+      users: {}
 """
 
 RETURN = r"""

@@ -408,8 +408,7 @@ def test_right_instances_pass() -> None:
     assert check(w1={"airflow_worker_instances": {"gpu": entry, "2": {}, "a_b": {}}}) == []
 
 
-PASSWORD = "Kq9-Kq9-mmmA-7"
-ADA = {"email": "ada@example.org", "roles": ["Op"], "password": PASSWORD}
+ADA = {"email": "ada@example.org", "roles": ["Op"], "password": "Kq9-Kq9-mmmA-7"}
 STORED: dict[str, Any] = {
     "airflow_pools": {"reports": {"slots": 1, "description": AWKWARD, "include_deferred": True}, "2": {"slots": "64"}},
     "airflow_variables": {"a b/c": AWKWARD, "n": 5, "off": False, "d": {"value": {"x": [1]}, "description": "d"}},
