@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -137,9 +138,7 @@ def test_the_interpreter_answers_on_the_last_line(
         raise ValueError(f"bad row: {told['settings']['variables']['region']}")
 
     monkeypatch.setattr(stored_settings, "work", fail)
-    monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
-    monkeypatch.setattr(json, "load", lambda _file: {"settings": WANTED})
-    out = sys.stdout
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({"settings": WANTED})))
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # put back afterwards
     stored_settings.main()
-    monkeypatch.setattr(sys, "stdout", out)
     assert json.loads(capsys.readouterr().out) == {"failed": "ValueError: bad row: ***"}
