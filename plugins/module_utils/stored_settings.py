@@ -394,7 +394,8 @@ class Database:
         """Resource -> actions."""
         known: dict[str, set[str]] = {}
         for resource, action in self.permissions:
-            known.setdefault(resource, set()).add(action)
+            if not resource.startswith(ONE_DAG):
+                known.setdefault(resource, set()).add(action)
         return known
 
     def apply(self, changes: list[Change]) -> None:
@@ -517,7 +518,7 @@ def work(told: dict[str, Any]) -> dict[str, Any]:
         raise RefusedError("The metadata database has no tables yet: run site.yml, which makes them.")
     kinds = [kind for kind in KINDS if wanted[kind] or kind in purge or (kind == "connections" and EXAMPLES in purge)]
     examples = []
-    if "connections" in kinds:
+    if {"connections", EXAMPLES} & set(purge):  # half a second for a list
         from airflow.utils.db import get_default_connections
 
         examples = [connection.conn_id for connection in get_default_connections()]
