@@ -9,7 +9,6 @@ collection; what it needs of Airflow it imports when it runs there.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import json
 import sys
@@ -116,15 +115,23 @@ def same(kind: str, field: str, stored: Any, wanted: Any) -> bool:
     """Whether a stored field is as wanted. Nothing and an empty text are the same, and so is JSON in another layout."""
     if stored is UNREADABLE:
         return False
-    if (kind, field) == ("connections", "extra") or (kind == "variables" and isinstance(wanted, (dict, list))):
-        with contextlib.suppress(ValueError, TypeError):
-            return bool(json.loads(stored or "{}") == (wanted or {}))
-        return False
+    if (kind, field) == ("connections", "extra"):
+        return same_json(stored or "{}", wanted or {})
+    if kind == "variables" and isinstance(wanted, (dict, list)):
+        return same_json(stored, wanted)
     if (kind, field) == ("variables", "value"):
         return bool(stored == text_of(wanted))
     if (kind, field) == ("roles", "permissions"):
         return owned(stored, wanted) == {resource: actions for resource, actions in wanted.items() if actions}
     return bool((stored or None) == (wanted or None))
+
+
+def same_json(stored: Any, wanted: Any) -> bool:
+    """Whether a text is JSON and means the same; true is not 1."""
+    try:
+        return json.dumps(json.loads(stored), sort_keys=True) == json.dumps(wanted, sort_keys=True)
+    except (TypeError, ValueError):
+        return False
 
 
 def owned(stored: Mapping[str, list[str]], wanted: Mapping[str, Any]) -> dict[str, list[str]]:
