@@ -813,7 +813,9 @@ def _check_entry(
     for key in entry:
         if key not in fields:
             meant = STORED_FIELDS.get(str(key), "")
-            remedy = f"write {meant} instead" if meant and meant.split(",")[0] in fields else _did_you_mean(key, fields)
+            remedy = (
+                f"write {meant} instead" if meant and meant.split(",")[0] in fields else _did_you_mean(str(key), fields)
+            )
             problems.append((f"{name}.{key}", "no such field", keys, remedy or "remove it"))
     return problems
 
