@@ -174,11 +174,13 @@ def test_a_second_run_changes_nothing(cluster: Cluster) -> None:
 def test_passwords_work_and_are_literal(cluster: Cluster) -> None:
     seen = in_airflow(
         cluster,
-        "import json\n"
-        "from airflow.providers.postgres.hooks.postgres import PostgresHook\n"
+        "import json, psycopg2\n"
         "from airflow.models import Connection, Variable\n"
-        "found = Connection.get_connection_from_secrets('awkward')\n"
-        "print(json.dumps([PostgresHook('warehouse').get_first('SELECT current_user')[0], found.password,"
+        "own, found = map(Connection.get_connection_from_secrets, ('warehouse', 'awkward'))\n"
+        "login = {'user': own.login, 'password': own.password}\n"
+        "cursor = psycopg2.connect(host=own.host, port=own.port, dbname=own.schema, **login).cursor()\n"
+        "cursor.execute('SELECT current_user')\n"
+        "print(json.dumps([cursor.fetchone()[0], found.password,"
         " found.extra_dejson, Variable.get('limits', deserialize_json=True), Variable.get('plain')]))",
     )
     awkward = [VALUES["connection"], {"token": VALUES["extra"]}, {"rows": 5, "names": [AWKWARD]}, VALUES["variable"]]
