@@ -37,12 +37,14 @@ DIGEST = re.compile("[0-9a-f]{16}")
 
 # What a playbook may set; the module takes two more from the action plugin.
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
-    "state": {"type": "str", "choices": ["present", "query"], "default": "present"},
+    "state": {"type": "str", "choices": ["present", "query", "previous"], "default": "present"},
     "src": {"type": "path"},
     "dest": {"type": "str", "required": True},
     "owner": {"type": "str", "default": "root"},
     "group": {"type": "str", "default": "root"},
     "keep": {"type": "int", "default": 3},
+    "revision": {"type": "str", "default": ""},
+    "switch": {"type": "bool", "default": True},
     "exclude": {"type": "list", "elements": "str", "default": DEFAULT_EXCLUDE},
 }
 

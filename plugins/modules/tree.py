@@ -15,6 +15,8 @@ description:
   - The digest covers relative paths, contents, exec bits and link targets. It is the same on every host and control
     node, whatever the times, owners and umask. Empty folders are not delivered.
   - A folder whose files, owners or permissions were changed on the host is replaced by a fresh copy.
+  - C(<dest>/previous) is a link to the folder that C(current) pointed to before. O(state=previous) goes back to it.
+  - The files get the time of the switch, by which Airflow sees that they changed.
   - An interrupted run leaves C(current) as it was; what it left behind is removed by the next run.
   - When nothing is to be done this costs one module call and no transfer.
 options:
@@ -22,8 +24,10 @@ options:
     description:
       - V(present) delivers O(src).
       - V(query) changes nothing and tells what C(current) points to, with the digest computed from its files.
+      - V(previous) makes C(current) what C(previous) points to, whose files must be what they were. C(previous) stays, so
+        that a second call changes nothing; remove the link once it is no way back any more.
     type: str
-    choices: [present, query]
+    choices: [present, query, previous]
     default: present
   src:
     description:
@@ -53,6 +57,16 @@ options:
       - How many delivered folders to keep in O(dest), the current one included, at least 1. Those used last are kept.
     type: int
     default: 3
+  revision:
+    description:
+      - Where the files come from, such as a commit. C(<dest>/<digest>.revision) has it, until the folder is removed or
+        the same files are delivered with another one.
+    type: str
+    default: ""
+  switch:
+    description: V(false) makes the folder, and leaves C(current), what O(keep) counts and O(revision) as they are.
+    type: bool
+    default: true
   exclude:
     description:
       - Glob patterns of what is neither delivered nor compared. Each is matched against every component of a path and
@@ -116,13 +130,27 @@ previous:
   description:
     - What C(current) pointed to before. Equal to RV(digest) when it was this one already, null when it was missing or
       nothing that this module made.
-  returned: O(state=present)
+  returned: O(state=present) or O(state=previous)
   type: str
+pending:
+  description: Whether a call with O(switch=true) has something to do still.
+  returned: O(state=present)
+  type: bool
 recorded:
   description:
     - What C(current) points to, null when it is missing. Differs from RV(digest) when files were changed on the host.
   returned: O(state=query)
   type: str
+revision:
+  description: The recorded O(revision) of what C(current) points to; empty where there is none.
+  returned: O(state=query)
+  type: str
+way_back:
+  description:
+    - What C(previous) points to, as the keys C(recorded), C(digest) and C(revision), which mean what they mean for
+      C(current).
+  returned: O(state=query)
+  type: dict
 path:
   description: C(<dest>/current).
   returned: success
@@ -154,7 +182,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.tree_digest import
     unpack,
 )
 
-LEFTOVER = re.compile(r"\.([0-9a-f]{16}\.(partial|old)|current\.new)")
+LEFTOVER = re.compile(r"\.([0-9a-f]{16}\.(partial|old|revision)|(current|previous)\.new)")
 
 
 def number(what: str, name: str, check_mode: bool) -> int | None:
@@ -196,6 +224,8 @@ class Tree:
         if os.path.lexists(self.link) and not self.link.is_symlink():
             raise TreeError("'current' is not a symbolic link; move it away first")
         self.linked = str(self.link.readlink()) if self.link.is_symlink() else None
+        back = self.folder("previous")
+        self.back = str(back.readlink()) if back.is_symlink() else None
 
     def folder(self, name: str) -> Path:
         return self.dest / name
@@ -206,13 +236,28 @@ class Tree:
             return None
         return scan(str(self.folder(name)), self.exclude)
 
+    def revision(self, name: str | None) -> str:
+        """The recorded revision of a delivered folder."""
+        path = self.folder(f"{name}.revision")
+        return path.read_text(encoding="utf-8").strip() if name and path.is_file() else ""
+
+    def describe(self, name: str | None) -> dict[str, Any]:
+        found = self.read(name)
+        return {
+            "digest": None if found is None else digest(found),
+            "recorded": name,
+            "revision": self.revision(name),
+        }
+
     def surplus(self, first: str, keep: int) -> list[str]:
-        """The folders beyond `keep`: all but `first`, the current one and those that were used last."""
+        """The folders beyond `keep`: all but `first`, the current one, the previous one and those that were used last."""
         if not self.dest.is_dir():
             return []
         ours = [path for path in self.dest.iterdir() if DIGEST.fullmatch(path.name) and is_folder(path)]
         others = [path for path in ours if path.name != first]
-        others.sort(key=lambda path: (path.name == self.linked, path.lstat().st_mtime_ns), reverse=True)
+        # The current one becomes the previous one, unless it stays.
+        back = self.back if first == self.linked else None
+        others.sort(key=lambda path: (path.name in (self.linked, back), path.lstat().st_mtime_ns), reverse=True)
         return sorted(path.name for path in others[keep - 1 :])
 
     def wrong_attributes(self, name: str, manifest: Manifest, uid: int | None, gid: int | None) -> dict[str, str]:
@@ -245,12 +290,39 @@ class Tree:
             remove(partial)
             raise
 
-    def switch(self, name: str) -> None:
-        temporary = self.folder(".current.new")
+    def record(self, name: str, revision: str, uid: int, gid: int) -> None:
+        """Write down where a folder comes from."""
+        path = self.folder(f"{name}.revision")
+        if not revision:
+            return remove(path)
+        temporary = self.folder(f".{name}.revision")
+        temporary.write_text(f"{revision}\n", encoding="utf-8")
+        os.chown(temporary, uid, gid)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        return None
+
+    def switch(self, name: str, manifest: Manifest) -> None:
+        # Airflow parses a file again soon, when it is younger than its last look at it.
+        for path, what in manifest.items():
+            if not what.startswith("l "):
+                os.utime(path_below(str(self.folder(name)), path))
+        os.utime(self.folder(name))  # surplus() goes by it
+        self.point("current", name)
+
+    def point(self, link: str, name: str) -> None:
+        """Make a link, or let it point elsewhere, in one step."""
+        temporary = self.folder(f".{link}.new")
         remove(temporary)
         temporary.symlink_to(name)
-        temporary.replace(self.link)
-        os.utime(self.folder(name))  # surplus() goes by it
+        temporary.replace(self.folder(link))
+
+    def forget(self, name: str) -> None:
+        """Remove a delivered folder, and what speaks of it."""
+        remove(self.folder(name))
+        remove(self.folder(f"{name}.revision"))
+        if self.folder("previous").is_symlink() and str(self.folder("previous").readlink()) == name:
+            remove(self.folder("previous"))
 
 
 def fill(root: str, manifest: Manifest, archive: str, uid: int, gid: int) -> None:
@@ -294,12 +366,21 @@ def content_diff(tree: Tree, name: str, before: Manifest, after: Manifest) -> di
 
 
 def query(tree: Tree) -> dict[str, Any]:
-    found = tree.read(tree.linked)
-    return {
-        "changed": False,
-        "digest": None if found is None else digest(found),
-        "recorded": tree.linked,
-    }
+    return {"changed": False, **tree.describe(tree.linked), "way_back": tree.describe(tree.back)}
+
+
+def previous(tree: Tree, module: AnsibleModule) -> dict[str, Any]:
+    manifest = tree.read(tree.back)
+    if tree.back is None or manifest is None:
+        raise TreeError("there is no previous folder to go back to")
+    if digest(manifest) != tree.back:
+        raise TreeError(f"the files of the previous folder, {tree.back}, were changed on this host")
+    result = {"changed": tree.linked != tree.back, "digest": tree.back, "previous": tree.linked}
+    if module._diff:
+        result["diff"] = [content_diff(tree, tree.back, tree.read(tree.linked) or {}, manifest)]
+    if result["changed"] and not module.check_mode:
+        tree.switch(tree.back, manifest)
+    return result
 
 
 def present(tree: Tree, module: AnsibleModule) -> dict[str, Any]:
@@ -318,17 +399,22 @@ def present(tree: Tree, module: AnsibleModule) -> dict[str, Any]:
     wrong = tree.wrong_attributes(name, manifest, uid, gid) if found == manifest else {}
     intact = found == manifest and not wrong
     surplus = tree.surplus(name, params["keep"])
+    known = tree.revision(name) == params["revision"]
+    pending = tree.linked != name or not known or bool(surplus)
+    if not params["switch"]:
+        surplus = []
     result = {
-        "changed": not intact or tree.linked != name or bool(surplus),
+        "changed": not intact or (params["switch"] and pending),
         "digest": name,
         "previous": tree.linked if DIGEST.fullmatch(tree.linked or "") else None,
+        "pending": pending,
     }
     if not intact and not module.check_mode and params["archive"] is None:
         return {**result, "transfer": True}  # the action plugin calls again, with the archive
 
     if module._diff:
         before = (found if tree.linked == name else tree.read(tree.linked)) or {}
-        parts = [content_diff(tree, name, before, manifest)]
+        parts = [content_diff(tree, name, before, manifest)] if params["switch"] or tree.linked == name else []
         if wrong:
             owned = f"{params['owner'] if uid is None else uid}:{params['group'] if gid is None else gid}"
             right = "".join(f"{path}  {owned} {wanted_mode(manifest.get(path)):04o}\n" for path in wrong)
@@ -336,6 +422,9 @@ def present(tree: Tree, module: AnsibleModule) -> dict[str, Any]:
             parts.append(
                 {"before": "".join(f"{path}  {now}\n" for path, now in wrong.items()), "after": right, **header}
             )
+        if params["switch"] and not known:
+            header = dict.fromkeys(("before_header", "after_header"), f"{tree.folder(name)} (revision)")
+            parts.append({"before": f"{tree.revision(name)}\n", "after": f"{params['revision']}\n", **header})
         if surplus:
             header = dict.fromkeys(("before_header", "after_header"), f"{tree.dest} (kept folders)")
             parts.append({"before": "".join(f"{old}\n" for old in surplus), "after": "", **header})
@@ -349,10 +438,14 @@ def present(tree: Tree, module: AnsibleModule) -> dict[str, Any]:
         tree.clean()
         if not intact:
             tree.install(name, manifest, params["archive"], uid, gid)
-        if tree.linked != name:
-            tree.switch(name)
+        if params["switch"] and not known:
+            tree.record(name, params["revision"], uid, gid)
+        if params["switch"] and tree.linked != name:
+            if result["previous"]:
+                tree.point("previous", result["previous"])
+            tree.switch(name, manifest)
         for old in surplus:
-            remove(tree.folder(old))
+            tree.forget(old)
     return result
 
 
@@ -364,7 +457,8 @@ def main() -> None:
     )
     try:
         tree = Tree(module.params["dest"], module.params["exclude"])
-        result = query(tree) if module.params["state"] == "query" else present(tree, module)
+        state = module.params["state"]
+        result = query(tree) if state == "query" else (previous if state == "previous" else present)(tree, module)
     except (TreeError, OSError, tarfile.TarError) as error:
         module.fail_json(msg=f"{module.params['dest']}: {error}")
     module.exit_json(**result)
