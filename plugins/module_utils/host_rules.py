@@ -90,8 +90,8 @@ def check_answers(
 ) -> list[Problem]:
     """Check that those hosts answered that a run cannot do without, and that those that answered could be probed.
 
-    An installation does without hosts that are workers and nothing else: the cluster is configured for all workers of
-    the inventory, whether they answer or not.
+    An installation, or a delivery, does without hosts that are workers and nothing else: the cluster is configured for
+    all workers of the inventory, whether they answer or not.
 
     :param unreachable: host -> what its connection said.
     :param broken: host -> what its probe said when it failed.
@@ -103,11 +103,11 @@ def check_answers(
         Problem(
             f"connection to {host}",
             said,
-            "an answer from every host of the run" + (", but for workers" if purpose == "install" else ""),
+            "an answer from every host of the run" + ("" if purpose == "operate" else ", but for workers"),
             f"ansible {host} -m ping    tells when it answers again; --limit 'all:!{host}' leaves it out of a run",
         )
         for host, said in unreachable.items()
-        if purpose != "install" or host in needed
+        if purpose == "operate" or host in needed
     ] + [
         Problem(
             f"probe of {host}",

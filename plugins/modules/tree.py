@@ -24,8 +24,8 @@ options:
     description:
       - V(present) delivers O(src).
       - V(query) changes nothing and tells what C(current) points to, with the digest computed from its files.
-      - V(previous) makes C(current) what C(previous) points to, whose files must be what they were. C(previous) stays, so
-        that a second call changes nothing; remove the link once it is no way back any more.
+      - V(previous) makes C(current) what C(previous) points to, whose files must be what they were. C(previous) stays,
+        so that a second call changes nothing; remove the link once it is no way back any more.
     type: str
     choices: [present, query, previous]
     default: present
@@ -250,7 +250,7 @@ class Tree:
         }
 
     def surplus(self, first: str, keep: int) -> list[str]:
-        """The folders beyond `keep`: all but `first`, the current one, the previous one and those that were used last."""
+        """The folders beyond `keep`: all but `first`, the current and the previous one, and those used last."""
         if not self.dest.is_dir():
             return []
         ours = [path for path in self.dest.iterdir() if DIGEST.fullmatch(path.name) and is_folder(path)]

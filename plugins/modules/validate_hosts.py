@@ -14,17 +14,17 @@ description:
     that do not resolve, names by which PostgreSQL would not know its clients, and free space.
   - Reads what M(dataops.airflow.host_probe) found on the hosts of this play, registered as C(__cluster_probe). Hosts
     without such a result, and hosts in none of the collection's groups, are left out.
-  - A host whose probe failed, or that could not be reached, is a problem; with O(purpose=install), a host that is a
-    worker and nothing else may be out of reach.
+  - A host whose probe failed, or that could not be reached, is a problem. A host that is a worker and nothing else may
+    be out of reach, but with O(purpose=operate).
   - Fails with one message that lists all problems, each with what was found, what is allowed, and what to do.
   - Runs on the control node, connects to no host, changes nothing.
 options:
   purpose:
     description:
       - Kind of run. V(operate), for one that installs nothing, leaves out the rules about free space, the lock and the
-        wheelhouse, and needs every host of the run.
+        wheelhouse, and needs every host of the run. V(deliver) leaves them out as well.
     type: str
-    choices: [install, operate]
+    choices: [install, operate, deliver]
     default: install
   minimum_free:
     description:

@@ -21,9 +21,9 @@ options:
   purpose:
     description:
       - Kind of run. V(operate), for one that installs nothing, leaves out the rules about the lock and about files
-        on the control node.
+        on the control node. V(deliver), for one that delivers DAGs, looks for these alone, and wants some.
     type: str
-    choices: [install, operate]
+    choices: [install, operate, deliver]
     default: install
   exclude_prefixes:
     description:

@@ -16,7 +16,8 @@ from tests.playbook import run_playbook
 from .collection import CHECKOUT, load, playbooks
 
 INSTALL = {"airflow", "haproxy", "postgresql", "redis", "site"}
-OPERATE = {"restart", "rollback", "settings", "verify", "worker_remove"}
+OPERATE = {"dags_rollback", "restart", "rollback", "settings", "verify", "worker_remove"}
+DELIVER = {"dags"}
 # Every host says the same: what the present release runs on, but no space for another one.
 PROBE = {
     "os": {"id": "debian", "version_id": "12", "pretty": "Debian GNU/Linux 12 (bookworm)"},
@@ -89,7 +90,8 @@ def test_every_playbook_says_what_it_is_for() -> None:
         for play in load(path):
             if "preflight.yml" in play.values():
                 purposes[path.stem] = play.get("vars", {}).get("purpose", "install")
-    assert purposes == {**dict.fromkeys(INSTALL, "install"), **dict.fromkeys(OPERATE, "operate")}
+    wanted = {"install": INSTALL, "operate": OPERATE, "deliver": DELIVER}
+    assert purposes == {playbook: purpose for purpose, names in wanted.items() for playbook in names}
     (preflight,) = load(CHECKOUT / "playbooks/preflight.yml")
     assert preflight["vars"]["purpose"] == "install"
 

@@ -122,7 +122,7 @@ def snapshot(root: Path) -> dict[str, Any]:
 
 
 def delivered(dest: Path) -> list[str]:
-    return sorted(path.name for path in dest.iterdir() if path.name != "current")
+    return sorted(path.name for path in dest.iterdir() if path.name not in ("current", "previous"))
 
 
 @pytest.fixture(autouse=True)
@@ -497,6 +497,92 @@ def test_query(src: Path, tmp_path: Path, deliver: Deliver) -> None:
     assert query() == (None, "/etc")
     switched = deliver()
     assert switched["changed"] and switched["previous"] is None and query() == (digest, digest)
+
+
+def test_delivered_but_not_switched(src: Path, tmp_path: Path, deliver: Deliver) -> None:
+    dest, current = tmp_path / "dest", tmp_path / "dest/current"
+    first = deliver(revision="one")
+    (src / "a.py").write_text("a = 2\n")
+    for check in (True, False):
+        there = deliver(switch=False, revision="two", keep=1, check=check)
+        assert there["changed"] and there["pending"] and there["previous"] == first["digest"] != there["digest"]
+        assert str(current.readlink()) == first["digest"]
+    assert delivered(dest) == sorted([first["digest"], f"{first['digest']}.revision", there["digest"]])
+    again = deliver(switch=False, revision="two")
+    assert not again["changed"] and again["pending"]
+    switched = deliver(revision="two")
+    assert switched["changed"] and switched["calls"] == 1 and str(current.readlink()) == there["digest"]
+    after = deliver(switch=False, revision="two")
+    assert not after["changed"] and not after["pending"]
+    assert deliver(switch=False, revision="two", keep=1)["pending"], "folders to remove"
+
+
+def test_revision(src: Path, tmp_path: Path, deliver: Deliver) -> None:
+    def recorded() -> str:
+        return str(deliver(state="query", src=None)["revision"])
+
+    digest = deliver()["digest"]
+    assert recorded() == "" and delivered(tmp_path / "dest") == [digest]
+    planned = deliver(revision="one", check=True)
+    assert planned["changed"] and recorded() == ""
+    assert planned["diff"][-1]["before"] == "\n" and planned["diff"][-1]["after"] == "one\n"
+    assert deliver(revision="one")["changed"] and recorded() == "one"
+    assert stat.S_IMODE((tmp_path / "dest" / f"{digest}.revision").stat().st_mode) == 0o644
+    assert not deliver(revision="one")["changed"]
+    assert deliver(revision="two")["changed"] and recorded() == "two"
+    assert deliver()["changed"] and recorded() == ""
+    deliver(revision="two")
+    (src / "a.py").write_text("a = 2\n")
+    newest = deliver(keep=1)["digest"]
+    assert delivered(tmp_path / "dest") == [newest], "no revision of a folder that is gone"
+
+
+def test_previous(src: Path, tmp_path: Path, deliver: Deliver) -> None:
+    current, link = tmp_path / "dest/current", tmp_path / "dest/previous"
+    first = deliver(revision="one")["digest"]
+    nothing = {"recorded": None, "digest": None, "revision": ""}
+    assert deliver(state="query", src=None)["way_back"] == nothing
+    assert "no previous folder" in deliver(state="previous", src=None)["msg"]
+    (src / "a.py").write_text("a = 2\n")
+    second = deliver(revision="two")["digest"]
+    way = {"recorded": first, "digest": first, "revision": "one"}
+    assert deliver(state="query", src=None)["way_back"] == way
+    old = time.time() - 1000
+    os.utime(current.parent / first / "a.py", (old, old))
+
+    planned = deliver(state="previous", src=None, check=True)
+    assert planned["changed"] and str(current.readlink()) == second
+    assert planned["diff"][0]["before_header"] == f"{current} -> {second}"
+    back = deliver(state="previous", src=None)
+    assert back["changed"] and (back["digest"], back["previous"]) == (first, second)
+    assert str(current.readlink()) == first and str(link.readlink()) == first
+    assert (current / "a.py").stat().st_mtime > time.time() - 60, "or Airflow parses it half a minute later"
+    assert not deliver(state="previous", src=None)["changed"], "an interrupted run is repeated"
+
+    deliver(revision="two")
+    (link / "a.py").write_text("edited")
+    assert deliver(state="query", src=None)["way_back"]["digest"] not in (None, first)
+    assert "changed on this host" in deliver(state="previous", src=None)["msg"]
+    assert str(current.readlink()) == second
+    shutil.rmtree(current.parent / first)
+    assert "no previous folder" in deliver(state="previous", src=None)["msg"]
+
+
+def test_the_way_back_is_kept(src: Path, tmp_path: Path, deliver: Deliver) -> None:
+    digests = []
+    for number in range(2):
+        (src / "a.py").write_text(f"a = {number}\n")
+        digests.append(deliver(keep=3)["digest"])
+    for number in range(2, 6):  # refused ones
+        (src / "a.py").write_text(f"a = {number}\n")
+        deliver(keep=3, switch=False)
+        time.sleep(0.01)
+    (src / "a.py").write_text("a = 1\n")
+    deliver(keep=2)
+    assert delivered(tmp_path / "dest") == sorted(digests)
+    assert deliver(keep=1, check=True)["diff"] != []
+    deliver(keep=1)
+    assert delivered(tmp_path / "dest") == [digests[1]] and not (tmp_path / "dest/previous").is_symlink()
 
 
 def test_archive_is_deterministic_and_made_once(src: Path, deliver: Deliver) -> None:
