@@ -86,9 +86,9 @@ def known(api: Api, bundle: str) -> dict[str, str]:
     found: dict[str, str] = {}
     offset = 0
     while True:
-        query = urllib.parse.urlencode({"limit": PAGE, "offset": offset, "order_by": "dag_id"})
+        query = urllib.parse.urlencode({"bundle_name": bundle, "limit": PAGE, "offset": offset, "order_by": "dag_id"})
         page: dict[str, Any] = api.ask("GET", f"/api/v2/dags?{query}")
-        found |= {dag["dag_id"]: dag["file_token"] for dag in page["dags"] if dag["bundle_name"] == bundle}
+        found |= {dag["dag_id"]: dag["file_token"] for dag in page["dags"]}
         offset += len(page["dags"])
         if not page["dags"] or offset >= page["total_entries"]:
             return found
@@ -139,7 +139,7 @@ def main() -> None:
     if missing:
         module.warn(
             f"After {option['timeout']} s the API does not show {', '.join(missing[:10])}; see: "
-            "journalctl -u airflow-dag-processor -n 50"
+            "journalctl -u airflow-dag-processor -n 50; site.yml, where the bundle is a new one"
         )
     module.exit_json(changed=False, missing=missing, seconds=round(time.monotonic() - start, 1))
 

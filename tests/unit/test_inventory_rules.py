@@ -1258,3 +1258,145 @@ def test_what_celery_is_told_is_merged_and_so_no_text() -> None:
     problem = only(check({"airflow_config": {"celery": {"extra_celery_config": '{"worker_max_tasks_per_child": 10}'}}}))
     assert "extra_celery_config" in problem.subject and "a dictionary" in problem.allowed
     assert check({"airflow_config": {"celery": {"extra_celery_config": {"worker_max_tasks_per_child": 10}}}}) == []
+
+
+# -- DAGs -----------------------------------------------------------------------------------------------------------
+
+GIT_OPTIONS = {
+    f"airflow_dags_git_{name}": {"type": "str", "default": ""} for name in ("url", "path", "known_hosts", "username")
+}
+WITH_GIT = dataclasses.replace(
+    WITH_EXTRAS,
+    options={
+        **OPTIONS,
+        "airflow": {
+            **OPTIONS["airflow"],
+            **GIT_OPTIONS,
+            "airflow_dags_git_ref": {"type": "str", "default": "HEAD"},
+            "airflow_dags_git_key": {"type": "str", "default": "", "no_log": True},
+            "airflow_dags_git_password": {"type": "str", "default": "", "no_log": True},
+            "airflow_dag_bundles": {"type": "list", "elements": "dict", "default": []},
+        },
+    },
+)
+KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
+SSH, WEB = "git@git.example.org:team/dags.git", "https://git.example.org/team/dags.git"
+
+
+def git(**values: Any) -> list[Problem]:
+    """Problems of an inventory with these variables after airflow_dags_git_."""
+    return check({f"airflow_dags_git_{name}": value for name, value in values.items()}, catalogue=WITH_GIT)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"url": SSH, "key": KEY},
+        {"url": SSH, "ref": "release/2026.1", "path": "team/dags"},
+        {"url": "ssh://git@git.example.org:2222/dags.git", "key": KEY, "known_hosts": "git.example.org ssh-rsa AAAA"},
+        {"url": WEB, "password": "t0ken", "username": "deploy"},
+        {"url": "https://deploy@git.example.org/dags.git", "password": "t0ken"},
+        {"url": "file:///srv/dags.git", "ref": "a" * 40},
+        {"url": "/srv/dags.git"},
+        {"url": "http://git.example.org/dags.git"},
+    ],
+)
+def test_repositories(values: dict[str, Any]) -> None:
+    assert git(**values) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "subject", "words"),
+    [
+        ({"url": "https://me:t0ken@git.example.org/d.git"}, "airflow_dags_git_url", "with a password in it"),
+        ({"url": "not a url"}, "airflow_dags_git_url", '"not a url"'),
+        ({"url": "ext::sh -c evil"}, "airflow_dags_git_url", "ext::"),
+        ({"url": "--upload-pack=evil"}, "airflow_dags_git_url", "--upload"),
+        ({"url": WEB, "key": KEY}, "airflow_dags_git_key", "which takes none"),
+        ({"url": SSH, "password": "t0ken"}, "airflow_dags_git_password", "which takes none"),
+        ({"url": "http://g.example.org/d", "password": "t0ken"}, "airflow_dags_git_password", "show it to the network"),
+        (
+            {"url": SSH, "key": "~/.ssh/deploy_key"},
+            "airflow_dags_git_key",
+            "a value of 17 characters that is no private",
+        ),
+        ({"url": SSH, "ref": "--all"}, "airflow_dags_git_ref", "--all"),
+        ({"url": SSH, "ref": "a:b"}, "airflow_dags_git_ref", "a:b"),
+        ({"url": SSH, "ref": ""}, "airflow_dags_git_ref", '""'),
+        ({"url": SSH, "path": "../etc"}, "airflow_dags_git_path", "../etc"),
+        ({"url": SSH, "path": "/etc"}, "airflow_dags_git_path", "/etc"),
+    ],
+)
+def test_repositories_that_are_refused(values: dict[str, Any], subject: str, words: str) -> None:
+    problem = only(git(**values))
+    assert problem.subject.startswith(subject) and words in problem.found
+    assert "t0ken" not in str(problem) and "ssh/deploy" not in str(problem)
+
+
+def test_a_folder_or_a_repository() -> None:
+    values = {"airflow_dags": "/dags", "airflow_dags_git_url": SSH}
+    assert "so is airflow_dags" in only(check(values, catalogue=WITH_GIT, paths={"/dags": "directory"})).found
+
+
+def test_a_delivery_needs_dags_and_nothing_else() -> None:
+    def problems(**values: Any) -> list[Problem]:
+        variables = {host: {**found, **values} for host, found in cluster().items()}
+        inventory = Inventory(GROUPS, variables, paths={"/dags": "directory"}, lock="/site/lock", lock_text=None)
+        found: list[Problem] = check_inventory(inventory, WITH_GIT, "deliver")
+        return found
+
+    assert only(problems()).found == "none: neither is set"
+    assert problems(airflow_dags="/dags") == [] and problems(airflow_dags_git_url=SSH) == []
+    assert "is missing" in only(problems(airflow_dags="/none")).found
+
+
+GIT_BUNDLE = {"name": "team", "classpath": "airflow.providers.git.bundles.git.GitDagBundle"}
+
+
+def bundles(*entries: Any, lock: str | None = None, **values: Any) -> list[Problem]:
+    """Problems of an inventory with these bundles."""
+    text = LOCK if lock is None else lock
+    values = {"airflow_dag_bundles": list(entries), **values}
+    return check(values, catalogue=WITH_GIT, lock=("/site/lock.txt", text))
+
+
+def test_bundles() -> None:
+    local = {
+        "name": "local",
+        "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+        "kwargs": {"path": "/x"},
+    }
+    assert bundles(local) == []
+    kwargs = {"repo_url": "https://git.example.org/dags.git", "git_conn_id": "git_dags", "refresh_interval": 30}
+    pin = f"apache-airflow-providers-git==0.5.0 \\\n    --hash=sha256:{'0' * 64}\n"
+    # Of the lock, only that it has a pin too many is a problem.
+    assert only(bundles({**GIT_BUNDLE, "kwargs": kwargs}, local, lock=LOCK + pin)).subject == "lock /site/lock.txt"
+
+
+def test_a_bundle_needs_its_provider() -> None:
+    problem = only(bundles(GIT_BUNDLE))
+    assert problem.subject == "airflow_dag_bundles, team"
+    assert "the lock /site/lock.txt has no apache-airflow-providers-git" in problem.found
+    assert "add git to airflow_extras" in problem.remedy and "playbooks/lock.yml" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"name": "x"}, "no classpath"),
+        ({"classpath": "a.B"}, "no name"),
+        ({"name": "x", "classpath": "a.B", "kwarg": {}}, "the key kwarg"),
+        ({"name": "canary", "classpath": "a.B"}, "the collection has taken"),
+        ({"name": "x", "classpath": "a.B", "kwargs": {"repo_url": "https://me:t0ken@h/r"}}, "a URL with a password"),
+    ],
+)
+def test_bundles_that_are_refused(entry: dict[str, Any], words: str) -> None:
+    problem = only(bundles(entry))
+    assert words in problem.found and "t0ken" not in str(problem)
+
+
+def test_two_bundles_of_a_name_and_two_lists() -> None:
+    entry = {"name": "x", "classpath": "a.B"}
+    assert "another entry has" in only(bundles(entry, entry)).found
+    config = {"dag_processor": {"dag_bundle_config_list": []}}
+    assert "which would win" in only(bundles(entry, airflow_config=config)).found
