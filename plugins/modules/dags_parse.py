@@ -137,6 +137,8 @@ def settings(config: str, environment: str) -> Iterator[Path]:
         secret.touch(0o600)
         # Over what is there: no log of this is kept, and nothing is written down.
         own = {"AIRFLOW_CONFIG": folder / "airflow.cfg", "PYTHONDONTWRITEBYTECODE": 1}
+        # An error is often raised far below the line of the DAG file that is wrong.
+        own["AIRFLOW__CORE__DAGBAG_IMPORT_ERROR_TRACEBACK_DEPTH"] = 50
         logs = ("BASE_LOG_FOLDER", "DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY")
         own |= {f"AIRFLOW__LOGGING__{name}": "/tmp/logs" for name in logs}  # noqa: S108  the unit's own /tmp
         secret.write_text(environment + "".join(f"{name}={value}\n" for name, value in own.items()), encoding="utf-8")
