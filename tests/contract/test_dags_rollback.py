@@ -1,4 +1,4 @@
-"""When dags.yml and dags_rollback.yml refuse: real rules of the role cluster, on hosts that only say what they found."""
+"""When dags.yml and dags_rollback.yml refuse: rules of the role cluster, on hosts that only say what they found."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GOOD = {"recorded": DIGEST, "digest": DIGEST, "revision": "c0ffee"}
 
 def ready(folder: Path, entry: str, limit: str = "all", **ways: dict[str, Any]) -> tuple[int, str]:
     """Run an entry point after each host found the good way back, or the given one; status and output."""
-    hosts = {host: {"__airflow_dags": {"way_back": ways.get(host, GOOD)}} for host in HOSTS}
+    hosts = {host: {"__airflow_dags_before": {"way_back": ways.get(host, GOOD)}} for host in HOSTS}
     groups: dict[str, Any] = {
         **{name: {"hosts": {"control1": {}}} for name in ("schedulers", "webservers", "dag_processors")},
         "workers": {"hosts": {"worker1": {}, "worker2": {}}},

@@ -107,4 +107,5 @@ def test_check_mode_asks_nothing(api: Any, run: Callable[..., dict[str, Any]]) -
 def test_an_api_that_refuses(api: Any, run: Callable[..., dict[str, Any]]) -> None:
     api.refusal = 401
     answer = run(dags=["lost"])
-    assert answer["failed"] and "The DAGs were switched" in answer["msg"] and "401" in answer["msg"]
+    assert "failed" not in answer and answer["missing"] == ["lost"]
+    assert "The API cannot be asked" in json.dumps(answer["warnings"]) and "401" in json.dumps(answer["warnings"])
