@@ -52,7 +52,7 @@ def test_one_host_that_cannot_holds_all(tmp_path: Path, way: dict[str, Any], wor
 
 def test_none_has_a_way_back(tmp_path: Path) -> None:
     way = {"recorded": None, "digest": None, "revision": ""}
-    status, said = ready(tmp_path, "dags_rollback_ready", **dict.fromkeys(HOSTS, way))
+    status, said = ready(tmp_path, "dags_rollback_ready", control1=way, worker1=way, worker2=way)
     assert status and "control1: none" in said, said
 
 

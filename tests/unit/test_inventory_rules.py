@@ -1398,5 +1398,5 @@ def test_bundles_that_are_refused(entry: dict[str, Any], words: str) -> None:
 def test_two_bundles_of_a_name_and_two_lists() -> None:
     entry = {"name": "x", "classpath": "a.B"}
     assert "another entry has" in only(bundles(entry, entry)).found
-    config = {"dag_processor": {"dag_bundle_config_list": []}}
+    config: dict[str, Any] = {"dag_processor": {"dag_bundle_config_list": []}}
     assert "which would win" in only(bundles(entry, airflow_config=config)).found
