@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.dataops.airflow.plugins.module_utils import lock_file
+from ansible_collections.dataops.airflow.plugins.module_utils import literals, lock_file
 
 CONTROL_GROUPS = ("schedulers", "webservers", "dag_processors", "triggerers", "flower")
 """The groups of Airflow's control components."""
@@ -161,6 +161,20 @@ PATTERNS = {
         "a size with K, M, G or T, such as 4G, or a part of the host's memory up to 100%, such as 80%; empty: no limit",
     ),
     "airflow_worker_cpu_quota": (r"|[1-9][0-9]*%", "a percentage of one core, such as 200% for two; empty: no limit"),
+    "airflow_version": (r"[0-9][0-9A-Za-z.+-]*", "a version, such as 3.3.2"),
+    "airflow_python": (r"/[A-Za-z0-9_./+-]+", "the full path of an interpreter, without spaces"),
+    **dict.fromkeys(
+        ("cluster_database_name", "cluster_results_name"),
+        (r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}", "1 to 63 letters, digits and _.-"),
+    ),
+    **dict.fromkeys(
+        ("cluster_database_user", "cluster_results_user"),
+        (r'[A-Za-z0-9_][^"\\\x00-\x1f\x7f]{0,62}', "1 to 63 characters, the first a letter, a digit or _, no \" and no \\"),
+    ),
+    **dict.fromkeys(
+        ("cluster_redis_user", "cluster_redis_flower_user"),
+        (r"[A-Za-z0-9_][A-Za-z0-9_.@-]*", "letters, digits and _.@-, the first no sign"),
+    ),
 }
 """Variables with a form of their own, and what it is."""
 
@@ -174,6 +188,9 @@ SIGNING_KEYS = ("airflow_jwt_secret", "airflow_api_secret_key")
 
 EXPANDED = (*SIGNING_KEYS, "airflow_flower_username", "airflow_flower_password")
 """Variables that Airflow reads from its environment as they are written; in URLs, they are percent-encoded."""
+
+REDIS_USERS = ("default", "admin")
+"""Users that this cluster's own Redis has besides: the role redis writes them."""
 
 SECRETS_COMMAND = "ansible-playbook -i INVENTORY playbooks/secrets.yml  (or dataops.airflow.secrets)"
 
@@ -301,8 +318,10 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "
         *check_executor(inventory, catalogue),
         *check_sqlite(inventory, catalogue),
         *check_names(inventory, catalogue),
+        *check_host_names(inventory),
         *check_templates(inventory),
         *check_types(inventory, catalogue),
+        *check_literals(inventory, catalogue),
         *check_config(inventory),
         *check_longest_task(inventory, catalogue),
         *check_service_options(inventory),
@@ -311,6 +330,7 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "
         *check_addresses(inventory),
         *check_ports(inventory, catalogue),
         *check_secrets(inventory, catalogue),
+        *check_redis_users(inventory, catalogue),
         *installation,
     ]
 
@@ -520,6 +540,20 @@ def check_names(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     return problems
 
 
+def check_host_names(inventory: Inventory) -> list[Problem]:
+    """Check the names of the hosts, which become names of workers and of queues, whatever their addresses are."""
+    return [
+        Problem(
+            f"host {json.dumps(host)}",
+            "a name that would become something else in the files that it stands in",
+            "letters, digits and _.-",
+            "rename it; an address of another form goes into cluster_address",
+        )
+        for host in inventory.hosts
+        if not literals.HOST.fullmatch(host)
+    ]
+
+
 def check_templates(inventory: Inventory) -> list[Problem]:
     """Report the variables whose template fails."""
     hosts_by_failure: dict[tuple[str, str], list[str]] = {}
@@ -559,6 +593,26 @@ def check_types(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
             remedy,
         )
         for (name, found, allowed, remedy), hosts in hosts_by_problem.items()
+    ]
+
+
+def check_literals(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check that no value becomes another setting, or a line more, of the files that it is written into."""
+    hosts_by_finding: dict[tuple[str, literals.Finding], list[str]] = {}
+    for host in inventory.hosts:
+        for name, value in inventory.variables.get(host, {}).items():
+            if name in SECRETS or name not in catalogue.known:
+                continue
+            for finding in literals.misread(name, value):
+                hosts_by_finding.setdefault((name, finding), []).append(host)
+    return [
+        Problem(
+            f"{name}{f', {where}' if where else ''} on {_scope(inventory, hosts)}",
+            f"{found}{_origin(inventory, name, hosts)}",
+            allowed,
+            f"correct the value of {name}; in YAML, text after | has a line break at its end",
+        )
+        for (name, (where, found, allowed)), hosts in hosts_by_finding.items()
     ]
 
 
@@ -936,6 +990,24 @@ def check_secrets(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     return problems
 
 
+def check_redis_users(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check that the users of this cluster's own Redis are three."""
+    if not inventory.groups.get("redis"):
+        return []
+    names = ("cluster_redis_user", "cluster_redis_flower_user")
+    users = {name: inventory.value(name, catalogue.defaults) for name in names}
+    return [
+        Problem(
+            _subject(inventory, name),
+            f"{_show(user)}, which is another user's name",
+            "a name of its own: not admin, not default, and not the other one's",
+            f"choose another {name}, or remove the line",
+        )
+        for name, user in users.items()
+        if user in REDIS_USERS or (user and name == names[1] and user == users[names[0]])
+    ]
+
+
 def check_paths(inventory: Inventory) -> list[Problem]:
     """Check that the files and folders on the control node that the inventory names are there."""
     problems = []
@@ -1009,6 +1081,12 @@ def _check_value(name: str, value: Any, spec: Mapping[str, Any], catalogue: Cata
         most, fewest = str(value).split(",")
         if int(most) < int(fewest):
             return f"{shown}: fewer at most than at least", PATTERNS[name][1], f"write {fewest},{most}"
+    if name == "airflow_worker_queues":
+        wrong = [item for item in _texts(value) if not literals.QUEUE.fullmatch(item)]
+        if wrong:
+            return _show(wrong[0]), "names of queues: letters, digits and _.:@/-, the first no sign", correct
+    if kind == "int" and isinstance(value, str) and not re.fullmatch("-?[0-9]+", value):
+        return shown, allowed, correct
     if kind == "int":
         number = int(result.validated_parameters[name])
         if name.endswith("_port") and not 1 <= number <= 65535:
