@@ -19,7 +19,7 @@ def test_check_mode_finds_nothing(cluster):
 
 def test_changed_secret_restarts_its_readers_and_stays_secret(cluster):
     before = cluster.started()
-    new = "another p@s:s/w%o#r'd\" $ x?y&z=7"
+    new = "another p@s:s/w%o#r'd\" $HOME, x?y&z=7"
     cluster.change(CHANGE, f"---\nairflow_flower_password: {new}\n")
     told = cluster.play("site.yml", "--check", "--diff")
     assert changes(told) > 0

@@ -80,27 +80,27 @@ def _keys(name: str, value: Any, where: str = "") -> Iterator[Finding]:
     pattern, allowed = NAMES[name]
     for key in value if isinstance(value, Mapping) else ():
         if not pattern.fullmatch(str(key)):
-            yield _below(where, key), "a name that would become something else in the file", allowed
+            yield below(where, key), "a name that would become something else in the file", allowed
 
 
 def _config(value: Any) -> Iterator[Finding]:
     for section, options in value.items() if isinstance(value, Mapping) else ():
         if not _SECTION.fullmatch(str(section)):
-            yield _below("", section), "a section that would become something else", "no brackets and no line breaks"
+            yield below("", section), "a section that would become something else", "no brackets and no line breaks"
         if not isinstance(options, Mapping):
-            yield _below("", section), "no dictionary", "the section's options as {option: value}"
+            yield below("", section), "no dictionary", "the section's options as {option: value}"
             continue
         yield from _keys("airflow_config", options, str(section))
         for option, text in options.items():
             # Lists and dictionaries are written as JSON, which has no line breaks.
             if isinstance(text, str):
-                yield from _one_line(_below(str(section), option), text, _ENDS_LINE)
+                yield from _one_line(below(str(section), option), text, _ENDS_LINE)
 
 
 def _service_options(value: Any) -> Iterator[Finding]:
     for component, options in value.items() if isinstance(value, Mapping) else ():
         if not isinstance(options, Mapping):
-            yield _below("", component), "no dictionary", "directives as {Name: value}"
+            yield below("", component), "no dictionary", "directives as {Name: value}"
             continue
         yield from _keys("airflow_service_options", options, str(component))
         for where, text in _texts(options, str(component)):
@@ -126,7 +126,7 @@ def _hba_entries(value: Any) -> Iterator[Finding]:
                     if key == "address"
                     else f"one line without backslashes{'' if key == 'method' else ' and double quotes'}, not empty"
                 )
-                yield _below(f"entry {position + 1}", key), "text that would become something else", allowed
+                yield below(f"entry {position + 1}", key), "text that would become something else", allowed
 
 
 def _texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
@@ -135,14 +135,14 @@ def _texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
         yield where, value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield _below(where, key), str(key)
-            yield from _texts(item, _below(where, key))
+            yield below(where, key), str(key)
+            yield from _texts(item, below(where, key))
     elif isinstance(value, (list, tuple)):
         for position, item in enumerate(value):
-            yield from _texts(item, _below(where, f"item {position + 1}"))
+            yield from _texts(item, below(where, f"item {position + 1}"))
 
 
-def _below(where: str, key: Any) -> str:
+def below(where: str, key: Any) -> str:
     """The place of a key, in one line whatever the key is."""
     shown = re.sub(r"[^\x20-\x7e]", "?", str(key))
     shown = shown if len(shown) <= 40 else f"{shown[:37]}..."

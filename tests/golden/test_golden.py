@@ -139,7 +139,7 @@ def intended(host: Host, component: str) -> dict[str, str]:
         **{name: SECRETS[secret] for name, secret in CARRIERS.items()},
         **{name: host.derived[url] for name, url in urls.items()},
         **(NO_DATABASE if component.partition("@")[0] in ("flower", "worker") else {}),
-        "AIRFLOW__CELERY__FLOWER_BASIC_AUTH": f"admin:{SECRETS['airflow_flower_password']}",
+        "AIRFLOW_FLOWER_LOGIN": f"admin:{SECRETS['airflow_flower_password']}",
     }
 
 
