@@ -2,8 +2,8 @@
 # Apache License 2.0 (see LICENSE)
 """Which text of an inventory may go into a file of a host.
 
-Units, `airflow.cfg`, `redis.conf` and the like have one line for each setting, and names that are written as they are. What
-would end the line, or make another setting of it, is refused; everything else arrives as it is written.
+Units, `airflow.cfg`, `redis.conf` and the like have one line for each setting, and names that are written as they are.
+What would end the line, or make another setting of it, is refused; everything else arrives as it is written.
 """
 
 from __future__ import annotations
