@@ -36,6 +36,10 @@ NAMES = {
         re.compile("[A-Za-z_][A-Za-z0-9_$]*([.][A-Za-z_][A-Za-z0-9_$]*)?"),
         "a parameter of PostgreSQL, such as work_mem",
     ),
+    **dict.fromkeys(
+        ("postgresql_service_options", "redis_service_options"),
+        (re.compile("[A-Z][A-Za-z0-9]*"), "a directive of systemd, such as MemoryMax"),
+    ),
     "redis_config": (re.compile("[A-Za-z][A-Za-z0-9-]*"), "a directive of redis.conf, such as timeout"),
 }
 """Dictionaries whose keys become the names of settings, and what those may be."""
@@ -59,6 +63,8 @@ def misread(name: str, value: Any) -> Iterator[Finding]:
         yield from _config(value)
     elif name == "airflow_service_options":
         yield from _service_options(value)
+    elif name.endswith("_service_options"):
+        yield from _directives(name, value)
     elif name == "airflow_environment":
         yield from _environment(value)
     elif name == "postgresql_hba_entries":
@@ -102,11 +108,15 @@ def _service_options(value: Any) -> Iterator[Finding]:
         if not isinstance(options, Mapping):
             yield below("", component), "no dictionary", "directives as {Name: value}"
             continue
-        yield from _keys("airflow_service_options", options, str(component))
-        for where, text in _texts(options, str(component)):
-            yield from _one_line(where, text, _CONTROL)
-            if text.endswith("\\"):
-                yield where, "text that ends with a backslash, which takes the next line along", "one line"
+        yield from _directives("airflow_service_options", options, str(component))
+
+
+def _directives(name: str, value: Any, where: str = "") -> Iterator[Finding]:
+    yield from _keys(name, value, where)
+    for place, text in _texts(value, where):
+        yield from _one_line(place, text, _CONTROL)
+        if text.endswith("\\"):
+            yield place, "text that ends with a backslash, which takes the next line along", "one line"
 
 
 def _environment(value: Any) -> Iterator[Finding]:

@@ -70,6 +70,8 @@ def test_a_number_is_digits(name: str, text: str) -> None:
         ("airflow_service_options", {"worker": {"A": ["x", "y\nExecStart=/bin/false"]}}),
         ("airflow_service_options", {"worker": {"A": "x\\"}}),
         ("airflow_service_options", {"worker": ["A=b"]}),
+        ("postgresql_service_options", {"A": "x\\"}),
+        ("redis_service_options", {"A B": "x"}),
         ("postgresql_parameters", {"a = 'x'\nb": 1}),
         ("postgresql_parameters", {"a": "x\nb"}),
         ("postgresql_hba_entries", [{"type": "host", "database": 'a" all all trust', "user": "x", "method": "md5"}]),
