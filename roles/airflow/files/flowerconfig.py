@@ -1,7 +1,7 @@
 """Flower's settings: who may look.
 
-Flower itself leaves /metrics, which names workers and tasks, and /healthcheck to everybody. Here they ask for the login,
-as every page does, but for a health check that comes from this host.
+Flower itself leaves /metrics, which names workers and tasks, and /healthcheck to everybody. Here they ask for the
+login, as every page does, but for a health check that comes from this host.
 """
 
 from functools import wraps

@@ -1,7 +1,7 @@
 """Knocks at what listens, with the standard library: prints a JSON list of what each said.
 
-Reads a JSON list of [kind, ...]: ["postgresql", host, port, database, user, password], ["redis", host, port, line, ...] and
-["http", method, url, headers, body].
+Reads a JSON list of [kind, ...]: ["postgresql", host, port, database, user, password], ["redis", host, port, line, ...]
+and ["http", method, url, headers, body].
 """
 
 from __future__ import annotations
