@@ -252,7 +252,7 @@ def test_what_no_package_owns_is_drift(host: Path, call: Call) -> None:
 def test_an_edit_without_a_trace_is_healed_by_a_deep_look(host: Path, call: Call) -> None:
     digest = base64.urlsafe_b64encode(hashlib.sha256(b"x").digest()).rstrip(b"=").decode()
     tool = host / "python"
-    lines = f"$name.py,sha256={digest},1\n$name-$version.dist-info/RECORD,,"
+    lines = f"$name.py,sha256={digest},1\n$name-$version.dist-info/RECORD,,\n$name-$version.dist-info/METADATA,,"
     tool.write_text(tool.read_text().replace("$name.py,sha256=x,1", lines))
     call()
     assert call(deep=True)["changed"] is False
