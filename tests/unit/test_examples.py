@@ -1,4 +1,4 @@
-"""docs/examples: each file compiles, and sets what Flask-AppBuilder reads. A running cluster loads them in another test."""
+"""docs/examples: each file compiles, and sets what Flask-AppBuilder reads; a running cluster loads them, too."""
 
 from __future__ import annotations
 
