@@ -266,6 +266,15 @@ def test_hostile_text_arrives_as_it_is(cluster):
     assert control.check_output("airflow config get-value api instance_name") == name
 
 
+def test_the_examples_of_logins_load(cluster):
+    """With the Flask-AppBuilder that is installed."""
+    code = "from flask import Config; c = Config('/'); c.from_pyfile('/dev/stdin'); print(c['AUTH_TYPE'])"
+    for name, kind in (("ldap", "2"), ("oidc", "4")):
+        text = (TOP / "docs" / "examples" / f"webserver_config_{name}.py").read_text()
+        load = f"printf %%s %s | {PYTHON} -c %s"
+        assert cluster.host("control1").check_output(load, text, code) == kind
+
+
 def test_many_wrong_logins(cluster, web_url):
     """A thousand passwords for the API's token, by four at once; the form in the browser is closed after a few."""
     form = [("http", "POST", f"{web_url}/auth/login/", {}, {}) for _ in range(12)]

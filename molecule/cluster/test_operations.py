@@ -101,7 +101,7 @@ def test_changed_secret_restarts_its_readers_and_stays_secret(cluster, tmp_path)
 
 
 def test_failures_keep_secrets(cluster):
-    """A task that fails with secrets in its hands says which, and no value, in Ansible's output and in PostgreSQL's log."""
+    """A task that fails with secrets in its hands names none: not in Ansible's output, nor in PostgreSQL's log."""
     new = "another p@s:s/w%o#r'd\" $HOME x?y&z=8"
     secrets = {**cluster.secrets, "new": new}
     control, db = cluster.host("control1"), cluster.host("db1")
