@@ -142,7 +142,8 @@ def test_no_secret_where_it_is_not_needed(host, cluster):
         host,
         # All that everybody may read, but for what came in packages.
         "find / /run /tmp /var/tmp /dev/shm -xdev \\( -path /usr -o -path /var/lib/dpkg -o -path /var/lib/apt"
-        " -o -path /var/cache -o -name site-packages \\) -prune -o -type f -perm /004 -size -1000k -exec cat {} + 2>/dev/null;"
+        " -o -path /var/cache -o -name site-packages \\) -prune"
+        " -o -type f -perm /004 -size -1000k -exec cat {} + 2>/dev/null;"
         " cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'; journalctl --no-pager 2>/dev/null",
     )
     for name, value in cluster.secrets.items():
