@@ -22,6 +22,18 @@ def environments() -> set[str]:
     return found
 
 
+def units() -> list[str]:
+    """Units with a process whose environment it may open, be that overwritten or not."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            path.read_bytes()
+            found.add(path.with_name("cgroup").read_text().strip().rpartition("/")[2])
+        except OSError:
+            continue
+    return sorted(found)
+
+
 def spy() -> dict[str, list[str]]:
     """What could be read and written, by name."""
     opened, written = [], []
@@ -38,7 +50,7 @@ def spy() -> dict[str, list[str]]:
             continue
         written.append(place)
     variables = sorted(name for name in environments() if name.startswith("AIRFLOW__"))
-    return {"opened": opened, "written": written, "variables": variables}
+    return {"opened": opened, "written": written, "variables": variables, "units": units()}
 
 
 with DAG("spy", schedule=None, doc_md=json.dumps(spy())):
