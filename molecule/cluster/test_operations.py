@@ -34,7 +34,7 @@ while True:
             seen.add(path.read_bytes())
         except OSError:
             pass
-    time.sleep(0.02)
+    time.sleep(0.1)
 """
 """Notes the command line of every process, until it is told to end."""
 
