@@ -7,6 +7,8 @@ export ANSIBLE_HOME := $(CURDIR)/.ansible
 # Frames cut Ansible's output to 80 columns.
 export MOLECULE_COMMAND_BORDERS := false
 
+LOCK ?= $(lastword $(sort $(wildcard roles/airflow/files/locks/airflow-*.txt)))
+AUDIT_OPTIONS ?=
 LAB ?= demo
 HOST ?= control1
 STEP ?= test
@@ -31,6 +33,7 @@ setup: .venv/.complete ## Install the pinned controller toolchain into .venv
 .PHONY: requirements
 requirements: setup ## Renew requirements.txt from requirements.in
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes requirements.in -o requirements.txt
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes tools/audit.in -o tools/audit.txt
 
 .PHONY: locks
 locks: setup ## Renew the locks that ship with the collection
@@ -39,6 +42,18 @@ locks: setup ## Renew the locks that ship with the collection
 .PHONY: lock-check
 lock-check: setup ## Run a cluster with the newest packages, to learn early which one breaks Airflow
 	lab/lock_check.sh
+
+.PHONY: audit
+audit: setup ## Report known vulnerabilities of the packages in a lock: [LOCK=file] [AUDIT_OPTIONS='--vulnerability-service osv']
+	uv venv --quiet --allow-existing .cache/audit
+	uv pip sync --quiet --require-hashes --python .cache/audit tools/audit.txt
+	# Without --strict, a package that nobody could tell anything of counts as a good one.
+	REQUESTS_CA_BUNDLE=$${REQUESTS_CA_BUNDLE:-/etc/ssl/certs/ca-certificates.crt} .cache/audit/bin/pip-audit --strict \
+	  --disable-pip --require-hashes --progress-spinner off --requirement $(LOCK) $(AUDIT_OPTIONS)
+
+.PHONY: licences
+licences: setup ## List the packages of a lock with their licences: [LOCK=file]
+	tools/licences.py $(LOCK)
 
 .PHONY: docs
 docs: setup ## Renew the generated pages

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from conftest import INVENTORY, TOP, Api, basic, booted, changes, leaked, restarted, status_of, wait_until
+from conftest import INVENTORY, TOP, Api, Cluster, basic, booted, changes, leaked, restarted, status_of, wait_until
 
 CHANGE = "group_vars/all/zzz_change.yml"
 
@@ -17,22 +21,112 @@ def test_check_mode_finds_nothing(cluster):
     assert restarted(before, cluster.started()) == set()
 
 
-def test_changed_secret_restarts_its_readers_and_stays_secret(cluster):
+WATCH = """
+import pathlib, signal, sys, time
+seen = set()
+def end(*_):
+    sys.stdout.buffer.write(b"\\n".join(sorted(seen)))
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+while True:
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            seen.add(path.read_bytes())
+        except OSError:
+            pass
+    time.sleep(0.1)
+"""
+"""Notes the command line of every process, until it is told to end."""
+
+
+@contextmanager
+def process_lists(cluster: Cluster, folder: Path) -> Iterator[Path]:
+    """Watch what `ps` would show while something runs, on every host and here; afterwards a file has all of it."""
+    found = folder / "processes"
+    options = "--quiet --unit=watch --property=StandardOutput=truncate:/root/processes --property=DynamicUser=no"
+    for name in cluster.variables:
+        cluster.host(name).check_output(f"systemd-run {options} /usr/bin/python3 -c %s", WATCH)
+    with found.open("wb") as file, subprocess.Popen([sys.executable, "-c", WATCH], stdout=file) as here:
+        try:
+            yield found
+        finally:
+            here.terminate()
+            here.wait()
+    with found.open("ab") as file:
+        for name in cluster.variables:
+            host = cluster.host(name)
+            host.check_output("systemctl stop watch")
+            file.write(host.run("cat /root/processes; rm /root/processes").stdout_bytes)
+
+
+def left_behind(cluster: Cluster, folder: Path) -> str:
+    """What is in the temporary files of the hosts, and in the facts and logs that a run left on the control node."""
+    command = (
+        "find /root/.ansible /tmp /var/tmp /run /dev/shm -xdev -type f -size -1000k ! -path '/run/systemd/*'"
+        " ! -path '/run/udev/*' -exec cat {} + 2>/dev/null"
+    )
+    texts = [cluster.host(name).run(command).stdout_bytes for name in cluster.variables]
+    texts += [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    return b"\n".join(texts).decode(errors="replace")
+
+
+def test_changed_secret_restarts_its_readers_and_stays_secret(cluster, tmp_path):
+    """In no output, at any verbosity, no process list, no fact cache, no log and no temporary file."""
     before = cluster.started()
-    new = "another p@s:s/w%o#r'd\" $ x?y&z=7"
+    new = "another p@s:s/w%o#r'd\" $HOME, x?y&z=7"
     cluster.change(CHANGE, f"---\nairflow_flower_password: {new}\n")
     told = cluster.play("site.yml", "--check", "--diff")
     assert changes(told) > 0
     assert restarted(before, cluster.started()) == set()
-    output = cluster.play("site.yml", "--diff", "-vvv")
-    output += cluster.play("playbooks/verify.yml", "--diff", "-vvv")
+    keeps = {
+        "ANSIBLE_CACHE_PLUGIN": "jsonfile",
+        "ANSIBLE_CACHE_PLUGIN_CONNECTION": str(tmp_path / "facts"),
+        "ANSIBLE_GATHERING": "smart",
+        "ANSIBLE_LOG_PATH": str(tmp_path / "ansible.log"),
+    }
+    with process_lists(cluster, tmp_path) as processes:
+        output = cluster.play("site.yml", "--diff", "-vvv", environment=keeps)
+        output += cluster.play("playbooks/verify.yml", "--diff", "-vvv", environment=keeps)
     assert restarted(before, cluster.started()) == {"control1/airflow-flower"}
     assert leaked(cluster.secrets, output) == []
+    listed = processes.read_bytes()
+    assert b"ansible-playbook" in listed and b"systemctl" in listed, "the watch has seen the run, here and there"
+    assert "PLAY RECAP" in (tmp_path / "ansible.log").read_text()
+    assert leaked(cluster.secrets, left_behind(cluster, tmp_path)) == []
     url = f"http://{cluster.address('control1')}:5555/workers"
     assert status_of(url, basic("admin", new)) == 200
     cluster.change(CHANGE, "---\n")
     cluster.play("site.yml")
     assert status_of(url, basic("admin", new)) == 401
+
+
+def test_failures_keep_secrets(cluster):
+    """A task that fails with secrets in its hands names none: not in Ansible's output, nor in PostgreSQL's log."""
+    new = "another p@s:s/w%o#r'd\" $HOME x?y&z=8"
+    secrets = {**cluster.secrets, "new": new}
+    control, db = cluster.host("control1"), cluster.host("db1")
+    control.check_output("mv /etc/airflow/flower.env /etc/airflow/flower.own && mkdir /etc/airflow/flower.env")
+    try:
+        output = cluster.play("playbooks/airflow.yml", "--diff", "-vvv", succeeds=False)
+    finally:
+        control.check_output("rmdir /etc/airflow/flower.env && mv /etc/airflow/flower.own /etc/airflow/flower.env")
+    assert "Write the components' secrets" in output
+    assert leaked(secrets, output) == []
+    ask = "runuser -u postgres -- psql --command %s"
+    cluster.change(CHANGE, f"---\ncluster_database_password: {new}\n")
+    db.check_output(ask, "ALTER SYSTEM SET default_transaction_read_only = on")
+    db.check_output(ask, "SELECT pg_reload_conf()")
+    try:
+        output = cluster.play("playbooks/postgresql.yml", "--diff", "-vvv", succeeds=False)
+    finally:
+        cluster.change(CHANGE, "---\n")
+        # Else this statement would be refused as well.
+        db.check_output("PGOPTIONS='-c default_transaction_read_only=off' " + ask, "ALTER SYSTEM RESET ALL")
+        db.check_output(ask, "SELECT pg_reload_conf()")
+    assert "Create each database's own role" in output
+    logs = db.run("cat /var/log/postgresql/*; journalctl --no-pager").stdout_bytes.decode(errors="replace")
+    assert "read-only transaction" in logs, "it failed where it has the password in its hands"
+    assert leaked(secrets, output + logs) == []
 
 
 def test_check_mode_does_not_ask_what_is_not_there_yet(cluster):

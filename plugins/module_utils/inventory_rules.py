@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.dataops.airflow.plugins.module_utils import lock_file, stored_settings
+from ansible_collections.dataops.airflow.plugins.module_utils import literals, lock_file, stored_settings
 
 CONTROL_GROUPS = ("schedulers", "webservers", "dag_processors", "triggerers", "flower")
 """The groups of Airflow's control components."""
@@ -54,6 +54,9 @@ PURPOSES = ("install", "operate", "deliver")
 COMPONENTS = ("scheduler", "api-server", "dag-processor", "triggerer", "flower", "worker")
 """The keys of `airflow_service_options`."""
 
+ADDRESSES = ("cluster_address", "cluster_database_host", "cluster_redis_host", "cluster_webserver_host")
+"""Variables that hold an address: `check_addresses` reads them."""
+
 CONFIG_BY_VARIABLE = {
     "database.sql_alchemy_conn": "cluster_database_*",
     "celery.broker_url": "cluster_redis_*",
@@ -62,6 +65,7 @@ CONFIG_BY_VARIABLE = {
     "api_auth.jwt_secret": "airflow_jwt_secret",
     "api.secret_key": "airflow_api_secret_key",
     "celery.flower_basic_auth": "airflow_flower_password",
+    "fab.config_file": "airflow_webserver_config",
     "core.executor": "airflow_executor",
     "api.port": "cluster_webserver_port",
     "api.workers": "cluster_webserver_workers",
@@ -217,6 +221,23 @@ PATTERNS = {
         "a folder of the repository, by its path in it; empty: all",
     ),
     "airflow_dags_kept": (r"[1-9][0-9]*", "an integer >= 1; dags_rollback.yml needs 2"),
+    "airflow_version": (r"[0-9][0-9A-Za-z.+-]*", "a version, such as 3.3.2"),
+    "airflow_python": (r"/[A-Za-z0-9_./+-]+", "the full path of an interpreter, without spaces"),
+    **dict.fromkeys(
+        ("cluster_database_name", "cluster_results_name"),
+        (r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}", "1 to 63 letters, digits and _.-"),
+    ),
+    **dict.fromkeys(
+        ("cluster_database_user", "cluster_results_user"),
+        (
+            r'[A-Za-z0-9_][^"\\\x00-\x1f\x7f]{0,62}',
+            '1 to 63 characters, the first a letter, a digit or _, no " and no \\',
+        ),
+    ),
+    **dict.fromkeys(
+        ("cluster_redis_user", "cluster_redis_flower_user"),
+        (r"[A-Za-z0-9_][A-Za-z0-9_.@-]*", "letters, digits and _.@-, the first no sign"),
+    ),
 }
 """Variables with a form of their own, and what it is."""
 
@@ -228,8 +249,14 @@ MINIMUM_SIGNING_KEY = 64
 
 SIGNING_KEYS = ("airflow_jwt_secret", "airflow_api_secret_key")
 
-EXPANDED = (*SIGNING_KEYS, "airflow_flower_username", "airflow_flower_password")
+EXPANDED = SIGNING_KEYS
 """Variables that Airflow reads from its environment as they are written; in URLs, they are percent-encoded."""
+
+FLOWER_LOGIN = ("airflow_flower_username", "airflow_flower_password")
+"""Flower compares them as ASCII, and fails with anything else."""
+
+REDIS_USERS = ("default", "admin")
+"""Users that this cluster's own Redis has besides: the role redis writes them."""
 
 SECRETS_COMMAND = "ansible-playbook -i INVENTORY playbooks/secrets.yml  (or dataops.airflow.secrets)"
 
@@ -361,8 +388,10 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "
         *check_executor(inventory, catalogue),
         *check_sqlite(inventory, catalogue),
         *check_names(inventory, catalogue),
+        *check_host_names(inventory),
         *check_templates(inventory),
         *check_types(inventory, catalogue),
+        *check_literals(inventory, catalogue),
         *check_config(inventory),
         *check_longest_task(inventory, catalogue),
         *check_service_options(inventory),
@@ -374,6 +403,7 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "
         *check_addresses(inventory),
         *check_ports(inventory, catalogue),
         *check_secrets(inventory, catalogue),
+        *check_redis_users(inventory, catalogue),
         *installation,
     ]
 
@@ -390,7 +420,7 @@ def local_paths(variables: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the paths on the control node that some host's variables name, as they are written."""
     found: dict[str, None] = {}
     for values in variables.values():
-        for name in ("airflow_lock", "airflow_dags", "airflow_wheelhouse"):
+        for name in ("airflow_lock", "airflow_dags", "airflow_wheelhouse", "airflow_webserver_config"):
             if isinstance(values.get(name), str) and values[name]:
                 found[values[name]] = None
         found.update(dict.fromkeys(_strings(values.get("cluster_ca_certificates"))))
@@ -583,6 +613,20 @@ def check_names(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     return problems
 
 
+def check_host_names(inventory: Inventory) -> list[Problem]:
+    """Check the names of the hosts, which become names of workers and of queues, whatever their addresses are."""
+    return [
+        Problem(
+            f"host {json.dumps(host)}",
+            "a name that would become something else in the files that it stands in",
+            "letters, digits and _.-",
+            "rename it; an address of another form goes into cluster_address",
+        )
+        for host in inventory.hosts
+        if not literals.HOST.fullmatch(host)
+    ]
+
+
 def check_templates(inventory: Inventory) -> list[Problem]:
     """Report the variables whose template fails."""
     hosts_by_failure: dict[tuple[str, str], list[str]] = {}
@@ -622,6 +666,26 @@ def check_types(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
             remedy,
         )
         for (name, found, allowed, remedy), hosts in hosts_by_problem.items()
+    ]
+
+
+def check_literals(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check that no value becomes another setting, or a line more, of the files that it is written into."""
+    hosts_by_finding: dict[tuple[str, literals.Finding], list[str]] = {}
+    for host in inventory.hosts:
+        for name, value in inventory.variables.get(host, {}).items():
+            if name not in catalogue.known or name in (*SECRETS, *PATTERNS, *ADDRESSES):
+                continue
+            for finding in literals.misread(name, value):
+                hosts_by_finding.setdefault((name, finding), []).append(host)
+    return [
+        Problem(
+            f"{name}{f', {where}' if where else ''} on {_scope(inventory, hosts)}",
+            f"{found}{_origin(inventory, name, hosts)}",
+            allowed,
+            f"correct the value of {name}; in YAML, text after | has a line break at its end",
+        )
+        for (name, (where, found, allowed)), hosts in hosts_by_finding.items()
     ]
 
 
@@ -777,17 +841,19 @@ def _check_instance(name: Any, entry: Any, catalogue: Catalogue) -> list[tuple[s
     if not isinstance(entry, Mapping):
         keys = ", ".join(INSTANCE_KEYS)
         found = "nothing (null)" if entry is None else _show(entry)
-        return [*problems, (str(name), found, f"a dictionary with the keys {keys}", f"write {name}: {{}} for defaults")]
+        place = literals.below("", name)
+        return [*problems, (place, found, f"a dictionary with the keys {keys}", f"write {place}: {{}} for defaults")]
     for key, value in entry.items():
+        place = literals.below(literals.below("", name), key)
         if key not in INSTANCE_KEYS:
             meant = _did_you_mean(str(key).removeprefix("airflow_worker_"), INSTANCE_KEYS)
-            problems.append((f"{name}.{key}", "no such setting", ", ".join(INSTANCE_KEYS), meant or "remove it"))
+            problems.append((place, "no such setting", ", ".join(INSTANCE_KEYS), meant or "remove it"))
             continue
         like = f"airflow_worker_{key}"
         wrong = _check_value(like, value, catalogue.known[like], catalogue) if like in catalogue.known else None
         if wrong:
             found, allowed, remedy = wrong
-            problems.append((f"{name}.{key}", found, allowed, remedy.replace(like, f"{name}.{key}")))
+            problems.append((place, found, allowed, remedy.replace(like, place)))
     return problems
 
 
@@ -1033,7 +1099,7 @@ def check_addresses(inventory: Inventory) -> list[Problem]:
                     "cluster_address on each host",
                 )
             )
-    for name in ("cluster_database_host", "cluster_redis_host", "cluster_webserver_host"):
+    for name in ADDRESSES[1:]:
         for host, value in inventory.settings(name).items():
             wrong = _check_address(str(value), alone) if value else None
             if wrong:
@@ -1177,6 +1243,24 @@ def check_secrets(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     return problems
 
 
+def check_redis_users(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check that the users of this cluster's own Redis are three."""
+    if not inventory.groups.get("redis"):
+        return []
+    names = ("cluster_redis_user", "cluster_redis_flower_user")
+    users = {name: inventory.value(name, catalogue.defaults) for name in names}
+    return [
+        Problem(
+            _subject(inventory, name),
+            f"{_show(user)}, which is another user's name",
+            "a name of its own: not admin, not default, and not the other one's",
+            f"choose another {name}, or remove the line",
+        )
+        for name, user in users.items()
+        if user in REDIS_USERS or (user and name == names[1] and user == users[names[0]])
+    ]
+
+
 def check_paths(inventory: Inventory) -> list[Problem]:
     """Check that the files and folders on the control node that the inventory names are there."""
     problems = []
@@ -1188,6 +1272,16 @@ def check_paths(inventory: Inventory) -> list[Problem]:
                     f"{json.dumps(path)}, which is {_kind(inventory, path)} on the control node",
                     'an existing folder with the wheels of the lock; "" to install from the index',
                     f"{WHEELHOUSE_COMMAND}\nmakes and fills it, where an index can be reached",
+                )
+            )
+    for path in dict.fromkeys(_strings(list(inventory.settings("airflow_webserver_config").values()))):
+        if inventory.paths.get(path) != "file":
+            problems.append(
+                Problem(
+                    _subject(inventory, "airflow_webserver_config"),
+                    f"{json.dumps(path)}, which is {_kind(inventory, path)} on the control node",
+                    'an existing Python file, by its full path; "" for the users of Airflow\'s own database',
+                    "correct the path; docs/examples has files to start from",
                 )
             )
     certificates: dict[str, None] = {}
@@ -1372,9 +1466,8 @@ def _check_value(name: str, value: Any, spec: Mapping[str, Any], catalogue: Cata
         if isinstance(value, (list, dict)):
             return "\n".join(_without_values(message) for message in result.error_messages), allowed, correct
         return shown, allowed, correct
-    misread = _check_expansion(name, str(value)) if name == "airflow_flower_username" else None
-    if misread:
-        return *misread, correct
+    if name == "airflow_flower_username" and not str(value).isascii():
+        return shown, "ASCII characters", correct
     if name in PATTERNS:
         pattern, meant = PATTERNS[name]
         if not re.fullmatch(pattern, str(value)):
@@ -1383,6 +1476,12 @@ def _check_value(name: str, value: Any, spec: Mapping[str, Any], catalogue: Cata
         most, fewest = str(value).split(",")
         if int(most) < int(fewest):
             return f"{shown}: fewer at most than at least", PATTERNS[name][1], f"write {fewest},{most}"
+    if name == "airflow_worker_queues":
+        wrong = [item for item in _texts(value) if not literals.QUEUE.fullmatch(item)]
+        if wrong:
+            return _show(wrong[0]), "names of queues: letters, digits and _.:@/-, the first no sign", correct
+    if kind == "int" and isinstance(value, str) and not re.fullmatch("-?[0-9]+", value):
+        return shown, allowed, correct
     if kind == "int":
         number = int(result.validated_parameters[name])
         if name.endswith("_port") and not 1 <= number <= 65535:
@@ -1437,9 +1536,11 @@ def _check_secret(name: str, value: Any, users: Iterable[str]) -> tuple[str, str
         return f"a placeholder of {len(value)} characters", "a random value"
     if value.lower() in users:
         return "the name of a user", "a random value"
-    misread = _check_expansion(name, value) if name in EXPANDED else None
+    misread = _check_expansion(value) if name in EXPANDED else None
     if misread:
         return misread
+    if name in FLOWER_LOGIN and not value.isascii():
+        return "a value with characters that are not ASCII, with which Flower answers nobody", "ASCII characters"
     if name == "airflow_fernet_key":
         keys = value.split(",")
         bad = [key for key in keys if not _FERNET_KEY.fullmatch(key)]
@@ -1457,22 +1558,15 @@ def _check_secret(name: str, value: Any, users: Iterable[str]) -> tuple[str, str
     return None
 
 
-def _check_expansion(name: str, value: str) -> tuple[str, str] | None:
-    """Return (found, allowed) if Airflow or Flower would read another value than this one, else None.
-
-    Neither contains the value. A ~ is harmless in Flower's password: the user's name comes before it.
-    """
-    flower = name.startswith("airflow_flower_")
+def _check_expansion(value: str) -> tuple[str, str] | None:
+    """Return (found, allowed) if Airflow would read another value than this one, else None; neither contains it."""
     if _EXPANDS.search(value):
         found = "a value with a $ before a letter, an underscore or {, which Airflow takes for a variable's name"
-    elif value.startswith("~") and name != "airflow_flower_password":
+    elif value.startswith("~"):
         found = "a value that starts with ~, which Airflow takes for a home folder"
-    elif flower and "," in value:
-        found = "a value with a comma, at which Flower starts another login"
     else:
         return None
-    start = "" if name == "airflow_flower_password" else "no ~ at the start, "
-    return found, f"{start}no $ before a letter, an underscore or {{{', no comma' if flower else ''}"
+    return found, "no ~ at the start, no $ before a letter, an underscore or {"
 
 
 def _is_placeholder(value: str) -> bool:

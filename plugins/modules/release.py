@@ -16,6 +16,7 @@ description:
     release alone and the next one starts over.
   - An environment whose fingerprint is no longer the one it was built with, or that was built with another interpreter,
     is built again, and put in the place of the old one in one step. O(deep) says how closely that is looked at.
+  - C(sbom.cdx.json) in it is a bill of materials in CycloneDX's format, with the licences that the packages name.
   - C(<root>/uv) keeps the installer, checked against its hash as well.
   - Switches neither C(<root>/current) nor C(<root>/previous), the way back.
 options:
@@ -138,6 +139,8 @@ from ansible_collections.dataops.airflow.plugins.module_utils.installer import (
     install_uv,
     run,
 )
+from ansible_collections.dataops.airflow.plugins.module_utils.sbom import NAME as BILL
+from ansible_collections.dataops.airflow.plugins.module_utils.sbom import bill
 from ansible_collections.dataops.airflow.plugins.module_utils.turn import turn
 
 
@@ -177,7 +180,7 @@ def fill(partial: Path, options: dict[str, Any], version: str, interpreter: str,
     # uv leaves its lock behind, writable by everybody.
     (partial / ".lock").unlink(missing_ok=True)
     installed = distributions(site_packages(partial, version))
-    manifest = {
+    manifest: dict[str, Any] = {
         "name": options["name"],
         # A release that was built again is another one: what runs with it is restarted.
         "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -187,6 +190,8 @@ def fill(partial: Path, options: dict[str, Any], version: str, interpreter: str,
         "distributions": installed,
         "top": top_names(site_packages(partial, version)),
     }
+    # Of no package, and outside site-packages: the fingerprint does not know it.
+    (partial / BILL).write_text(bill(site_packages(partial, version), options["name"], manifest["fingerprint"]))
     shutil.copyfile(options["lock_file"], partial / "lock.txt")
     (partial / "lock.txt").chmod(0o644)
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")

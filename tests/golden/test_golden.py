@@ -139,7 +139,7 @@ def intended(host: Host, component: str) -> dict[str, str]:
         **{name: SECRETS[secret] for name, secret in CARRIERS.items()},
         **{name: host.derived[url] for name, url in urls.items()},
         **(NO_DATABASE if component.partition("@")[0] in ("flower", "worker") else {}),
-        "AIRFLOW__CELERY__FLOWER_BASIC_AUTH": f"admin:{SECRETS['airflow_flower_password']}",
+        "AIRFLOW_FLOWER_LOGIN": f"admin:{SECRETS['airflow_flower_password']}",
     }
 
 
@@ -262,7 +262,8 @@ def test_awkward_options_come_back(hosts: Hosts) -> None:
     wanted: dict[str, dict[str, Any]] = load(HERE / "inventories/awkward/group_vars/all/airflow.yml")["airflow_config"]
     config = configurations(hosts["first"])["scheduler"]
     assert config["logging"]["log_format"] == wanted["logging"]["log_format"]
-    assert config["webserver"]["instance_name"] == wanted["webserver"]["instance_name"]
+    for name in ("instance_name", "navbar_color"):
+        assert config["webserver"][name] == wanted["webserver"][name]
     own_celery = {"connections_path": "/a%b", "list": [1, "two", True, None]}
     celery = json.loads(config["celery"]["extra_celery_config"])
     assert celery.pop("task_publish_retry_policy")["max_retries"] is None, "beside the site's own"
@@ -351,10 +352,19 @@ def test_redis_users_have_the_passwords_of_the_inventory(hosts: Hosts) -> None:
 
 
 @awkward
+def test_text_that_looks_like_a_template_stays_text(hosts: Hosts) -> None:
+    wanted = load(HERE / "inventories/awkward/group_vars/all/services.yml")["redis_config"]["proc-title-template"]
+    assert f"\nproc-title-template {wanted}\n" in hosts["db"].files["/etc/redis/redis.conf"]
+    unit = hosts["plain"].files["/etc/systemd/system/airflow-worker.service"]
+    assert "\nEnvironment=C={{inventory_hostname}}\n" in unit
+
+
+@awkward
 def test_postgresql_parameters_come_back(hosts: Hosts) -> None:
     path = "/etc/postgresql/15/main/conf.d/airflow.conf"
     text = hosts["db"].files[path]
-    found = {name: value.replace("''", "'") for name, value in re.findall(r"(?m)^(\w+) = '((?:[^'\\]|'')*)'$", text)}
+    lines = re.findall(r"(?m)^(\w+) = '((?:[^'\\]|''|\\\\)*)'$", text)
+    found = {name: value.replace("''", "'").replace("\\\\", "\\") for name, value in lines}
     wanted = load(HERE / "inventories/awkward/group_vars/all/services.yml")["postgresql_parameters"]
     assert {name: found.get(name) for name in wanted} == wanted
     assert found["port"] == "6432"

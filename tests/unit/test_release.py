@@ -46,6 +46,7 @@ case "$(basename $0) $*" in
     grep -v '^#' "$lock" | while read -r name version; do
       info="$target/lib/python3.11/site-packages/$name-$version.dist-info"
       mkdir "$info" && echo "$name.py,sha256=x,1" > "$info/RECORD"
+      printf 'Name: %s\nVersion: %s\n' "$name" "$version" > "$info/METADATA"
       printf x > "$target/lib/python3.11/site-packages/$name.py"
     done
     grep -q broken "$lock" && {{ echo "hash mismatch for broken at $UV_DEFAULT_INDEX" >&2; exit 7; }}
@@ -127,8 +128,10 @@ def test_bare_then_unchanged(host: Path, call: Call) -> None:
     release = host / "opt/releases/3.3.2-abc"
     assert (release / "lock.txt").read_text() == (host / "lock.txt").read_text()
     assert json.loads((release / "release.json").read_text())["fingerprint"] == done["fingerprint"]
+    bill = json.loads((release / "sbom.cdx.json").read_text())
+    assert [part["purl"] for part in bill["components"]] == ["pkg:pypi/apache-airflow@3.3.2", "pkg:pypi/celery@5.5"]
     # Services run as another user, whatever the umask of the connection.
-    for path in (release, release / "lock.txt", release / "release.json", packages(host)):
+    for path in (release, release / "lock.txt", release / "release.json", release / "sbom.cdx.json", packages(host)):
         assert path.stat().st_mode & 0o444 == 0o444
     log(host)
     again = call()
@@ -249,7 +252,7 @@ def test_what_no_package_owns_is_drift(host: Path, call: Call) -> None:
 def test_an_edit_without_a_trace_is_healed_by_a_deep_look(host: Path, call: Call) -> None:
     digest = base64.urlsafe_b64encode(hashlib.sha256(b"x").digest()).rstrip(b"=").decode()
     tool = host / "python"
-    lines = f"$name.py,sha256={digest},1\n$name-$version.dist-info/RECORD,,"
+    lines = f"$name.py,sha256={digest},1\n$name-$version.dist-info/RECORD,,\n$name-$version.dist-info/METADATA,,"
     tool.write_text(tool.read_text().replace("$name.py,sha256=x,1", lines))
     call()
     assert call(deep=True)["changed"] is False
