@@ -23,8 +23,8 @@ def runs(api: Api, dag: str) -> list[str]:
 def leave_something(cluster: Cluster, api: Api) -> None:
     """Make a user, a connection and a variable."""
     name, password = USER
-    create = "airflow users create --username %s --password %s --role Viewer --firstname A --lastname B --email a@example.org"
-    cluster.host("control1").check_output(create, name, password)
+    who = "--role Viewer --firstname A --lastname B --email a@example.org"
+    cluster.host("control1").check_output(f"airflow users create --username %s --password %s {who}", name, password)
     connection = {"connection_id": "kept", "conn_type": "http", "host": "example.org", "password": "of a connection"}
     assert api.ask("POST", "/api/v2/connections", connection)[0] == 201
     assert api.ask("POST", "/api/v2/variables", {"key": "kept", "value": "through the change"})[0] == 201

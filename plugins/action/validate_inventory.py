@@ -100,7 +100,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 )
                 budget = {BUDGET: constants[BUDGET]} if BUDGET in constants else {}
                 found = _template_what_works(Templar(loader=self._loader, variables=context), budget).get(BUDGET)
-                connections = int(found) if str(found).isdecimal() else None
+                connections = int(str(found)) if str(found).isdecimal() else None
 
         paths = {path: _kind(self._loader.path_dwim(path)) for path in rules.local_paths(variables)}
         locks = [

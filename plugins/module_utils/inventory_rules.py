@@ -356,7 +356,7 @@ def executors(inventory: Inventory, catalogue: Catalogue) -> list[str]:
 
 
 def executor(inventory: Inventory, catalogue: Catalogue) -> str:
-    """Return the executor of the cluster, several with commas: what `airflow_executor` says, or what the `workers` group implies."""
+    """Return the executor, or several with commas: what `airflow_executor` says, or what the `workers` group implies."""
     value = inventory.value("airflow_executor", catalogue.defaults)
     if value and isinstance(value, str):
         return value
@@ -467,8 +467,8 @@ def check_executor(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
                 json.dumps(value)
                 + (f", with {_names([json.dumps(entry) for entry in malformed])}" if malformed and several else "")
                 + (f", with {', '.join(twice)} twice" if not malformed else ""),
-                f"{', '.join(EXECUTORS)}; or several of them with commas, each once, where the first runs what names none; "
-                "an alias before one, such as quick:LocalExecutor; empty: derived from the group workers",
+                f"{', '.join(EXECUTORS)}; or several of them with commas, each once, where the first runs what names none;"
+                " an alias before one, such as quick:LocalExecutor; empty: derived from the group workers",
                 f"write {meant}, or remove the variable"
                 if meant and not several
                 else "correct it, or remove the variable",
@@ -503,7 +503,8 @@ def check_kubernetes(inventory: Inventory, catalogue: Catalogue) -> list[Problem
         return []
     problems = []
     extras = inventory.value("airflow_extras", catalogue.defaults)
-    if isinstance(extras, list) and not {KUBERNETES_EXTRA, "all"} & {re.sub("[-_.]+", ".", str(e)) for e in extras}:
+    known = {re.sub("[-_.]+", ".", extra) for extra in _texts(extras)}
+    if isinstance(extras, list) and not known & {KUBERNETES_EXTRA, "all"}:
         problems.append(
             Problem(
                 _subject(inventory, "airflow_extras"),
@@ -545,14 +546,7 @@ def _check_kubeconfig(inventory: Inventory) -> list[Problem]:
     if inventory.fails(name):
         return []
     config = inventory.kubeconfig if isinstance(inventory.kubeconfig, Mapping) else {}
-    parts = {
-        key: {
-            str(entry.get("name")): entry.get(key.removesuffix("s"))
-            for entry in (config.get(key) if isinstance(config.get(key), list) else [])
-            if isinstance(entry, Mapping)
-        }
-        for key in ("clusters", "users", "contexts")
-    }
+    parts = {key: _named(config.get(key), key.removesuffix("s")) for key in ("clusters", "users", "contexts")}
     context = parts["contexts"].get(str(config.get("current-context")))
     wanted = {key: context.get(key) for key in ("cluster", "user")} if isinstance(context, Mapping) else {}
     lost = [f"{key} {wanted[key]}" for key in wanted if str(wanted[key]) not in parts[f"{key}s"]]
@@ -587,6 +581,12 @@ def _check_kubeconfig(inventory: Inventory) -> list[Problem]:
             "write one with kubectl config view --raw --flatten --minify, and encrypt it with ansible-vault encrypt",
         )
     ]
+
+
+def _named(entries: Any, key: str) -> dict[str, Any]:
+    """Return name -> content of a list in a kubeconfig."""
+    found = entries if isinstance(entries, list) else []
+    return {str(entry.get("name")): entry.get(key) for entry in found if isinstance(entry, Mapping)}
 
 
 def check_sqlite(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:

@@ -23,8 +23,8 @@ options:
     required: true
   local:
     description:
-      - Whether the schedulers run tasks themselves. With O(celery) they have what C(parallelism) leaves beside the worker
-        slots.
+      - Whether the schedulers run tasks themselves. With O(celery) they have what C(parallelism) leaves beside the
+        worker slots.
     type: bool
     required: true
   schedulers:

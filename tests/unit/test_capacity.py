@@ -67,7 +67,12 @@ def test_a_slot_counts_in_each_queue_of_its_worker() -> None:
         ({"config": {"parallelism": 2}, "schedulers": 2}, "[core] parallelism 2 x 2 schedulers", 4, 4),
         ({"config": {"default_pool_task_slot_count": 1}}, "slots of default_pool", 1, 1),
         ({"config": {"max_active_tasks_per_dag": 3}}, "worker slots", 6, 3),
-        ({"celery": False, "local": True, "workers": [], "config": {"parallelism": 32}}, "[core] parallelism 32", 32, 16),
+        (
+            {"celery": False, "local": True, "workers": [], "config": {"parallelism": 32}},
+            "[core] parallelism 32",
+            32,
+            16,
+        ),
     ],
 )
 def test_the_lowest_limit_is_named(changed: dict[str, Any], cluster: str, tasks: int, dag: int) -> None:
@@ -175,7 +180,8 @@ def test_one_more_worker_is_told_with_what_it_restarts() -> None:
         "restarts": ["the scheduler", "PostgreSQL"],
     }
     last = table(now, more).splitlines()[-1]
-    for word in ("tasks 6 -> 8", "parallelism 6 -> 8", "95 -> 101", "queue default 6 -> 8", "452 MB of its host", "the scheduler and PostgreSQL"):
+    costs = ("95 -> 101", "452 MB of its host", "the scheduler and PostgreSQL")
+    for word in ("tasks 6 -> 8", "parallelism 6 -> 8", "queue default 6 -> 8", *costs):
         assert word in last
 
 

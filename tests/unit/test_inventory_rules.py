@@ -709,7 +709,9 @@ PODS = {
 KUBECONFIG = {
     "apiVersion": "v1",
     "kind": "Config",
-    "clusters": [{"name": "here", "cluster": {"server": "https://10.9.9.9:6443", "certificate-authority-data": "eA=="}}],
+    "clusters": [
+        {"name": "here", "cluster": {"server": "https://10.9.9.9:6443", "certificate-authority-data": "eA=="}}
+    ],
     "users": [{"name": "robot", "user": {"token": "s3cr3t-token"}}],
     "contexts": [{"name": "main", "context": {"cluster": "here", "user": "robot"}}],
     "current-context": "main",

@@ -1,4 +1,4 @@
-"""The canary of verify.yml: a task on every worker and with every executor, two that overlap, and many for leaking slots."""
+"""The canary of verify.yml: a task on every worker and for every executor, two that overlap, and many for leaks."""
 
 from __future__ import annotations
 
