@@ -356,7 +356,7 @@ def executors(inventory: Inventory, catalogue: Catalogue) -> list[str]:
 
 
 def executor(inventory: Inventory, catalogue: Catalogue) -> str:
-    """Return the executor, or several with commas: what `airflow_executor` says, or what the `workers` group implies."""
+    """Return the executor, or several with commas: what `airflow_executor` says, or else what `workers` implies."""
     value = inventory.value("airflow_executor", catalogue.defaults)
     if value and isinstance(value, str):
         return value
@@ -467,8 +467,8 @@ def check_executor(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
                 json.dumps(value)
                 + (f", with {_names([json.dumps(entry) for entry in malformed])}" if malformed and several else "")
                 + (f", with {', '.join(twice)} twice" if not malformed else ""),
-                f"{', '.join(EXECUTORS)}; or several of them with commas, each once, where the first runs what names none;"
-                " an alias before one, such as quick:LocalExecutor; empty: derived from the group workers",
+                f"{', '.join(EXECUTORS)}; or several of them with commas, each once: the first runs what names none; "
+                "an alias before one, such as quick:LocalExecutor; empty: derived from the group workers",
                 f"write {meant}, or remove the variable"
                 if meant and not several
                 else "correct it, or remove the variable",
@@ -490,8 +490,8 @@ def check_executor(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
                 subject,
                 f"{json.dumps(value)} with {_count(workers, 'host')} in the group workers, which would idle",
                 "CeleryExecutor among the executors, or an empty group workers",
-                f"write CeleryExecutor,{value} or {value},CeleryExecutor; or remove airflow_executor (CeleryExecutor is "
-                "derived), or empty the group workers",
+                f"write CeleryExecutor,{value} or {value},CeleryExecutor; or remove airflow_executor (CeleryExecutor "
+                "is derived), or empty the group workers",
             )
         ]
     return []
