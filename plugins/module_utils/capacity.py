@@ -109,6 +109,8 @@ def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
         grows = any(worker.get("autoscale") for worker in workers)
         more = ", airflow_worker_autoscale or" if grows else ", or"
         limits.insert(0, Limit("worker slots", slots, f"one more worker{more} airflow_worker_concurrency"))
+    # Beside other executors, they bound the tasks of Celery only.
+    bounds = limits[1:] if facts["celery"] and "," in facts["executor"] else limits
     share = -(-sum(int(worker["concurrency"]) for worker in workers) // schedulers) if facts["celery"] else 0
     of_dag = Limit(
         "[core] max_active_tasks_per_dag",
@@ -139,8 +141,8 @@ def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
         "executor": facts["executor"],
         "queues": queues(workers),
         "limits": [asdict(limit) for limit in limits],
-        "cluster": asdict(tightest(limits)),
-        "dag": asdict(tightest([*limits, of_dag])),
+        "cluster": asdict(tightest(bounds)),
+        "dag": asdict(tightest([*bounds, of_dag])),
         "max_active_runs_per_dag": int(config["max_active_runs_per_dag"]),
         "parallelism": parallelism,
         "task_memory": facts["task_memory"],

@@ -158,6 +158,12 @@ def test_beside_celery_it_has_what_parallelism_leaves() -> None:
     assert pods["memory"]["control1"] == celery["memory"]["control1"], "KubernetesExecutor takes no memory of hosts"
 
 
+def test_beside_others_worker_slots_bound_celery_only() -> None:
+    both = plan(facts(executor="CeleryExecutor,LocalExecutor", local=True, config={"parallelism": 38}))
+    assert both["limits"][0]["name"] == "worker slots"
+    assert both["cluster"] == {**both["cluster"], "name": "[core] parallelism 38", "tasks": 38}
+
+
 def test_too_few_connections_are_named_and_those_of_another_server_are_not_known() -> None:
     few = table(plan(facts(connections={"needed": 95, "available": 50})), None)
     assert "95 of 50: TOO FEW" in few
