@@ -61,6 +61,8 @@ def run(name: str) -> None:
 class Api(BaseHTTPRequestHandler):
     """As much of it as the executor asks for."""
 
+    protocol_version = "HTTP/1.1"
+
     def answer(self, content: Any, status: int = 200) -> None:
         """Send JSON."""
         body = json.dumps(content).encode()
@@ -69,6 +71,10 @@ class Api(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def chunk(self, body: bytes) -> None:
+        """Send a part of an answer whose length nobody knows; an empty one ends it."""
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(body), body))
 
     def do_GET(self) -> None:
         """List, or watch until nothing happened for a while."""
@@ -81,18 +87,19 @@ class Api(BaseHTTPRequestHandler):
         else:
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
+            self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             sent = int((urllib.parse.parse_qs(query).get("resourceVersion") or ["0"])[0] or 0)
             while True:
                 with CHANGED:
                     if len(EVENTS) <= sent and not CHANGED.wait(10):
+                        self.chunk(b"")
                         return
                     events = EVENTS[sent:]
                 for event in events:
                     if event["object"]["metadata"]["name"] not in PODS:
                         continue
-                    self.wfile.write(json.dumps(event).encode() + b"\n")
-                    self.wfile.flush()
+                    self.chunk(json.dumps(event).encode() + b"\n")
                 sent += len(events)
 
     def do_POST(self) -> None:
