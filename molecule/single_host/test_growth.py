@@ -1,4 +1,4 @@
-"""The first host becomes a Celery cluster by an edit of the groups, and forgets nothing."""
+"""The first host becomes a Celery cluster by an edit of the groups, goes back by another, and forgets nothing."""
 
 from __future__ import annotations
 
@@ -7,15 +7,42 @@ import subprocess
 from pathlib import Path
 from urllib.parse import quote
 
-from conftest import INVENTORY, TOP, Api, Cluster, changes, leaked, restarted
+from conftest import INVENTORY, OWN_DAGS, TOP, Api, Cluster, changes, leaked, restarted, wait_until
 
 HOSTS = ("control1", "worker1")
 OWN_IMAGE = "localhost/own-image:1"
+FILES = Path(__file__).parent / "files"
+USER = ("someone", "someone's own password")
 
 
 def runs(api: Api, dag: str) -> list[str]:
     """IDs of all runs of a DAG."""
     return [run["dag_run_id"] for run in api.ask("GET", f"/api/v2/dags/{dag}/dagRuns?limit=100")[1]["dag_runs"]]
+
+
+def leave_something(cluster: Cluster, api: Api) -> None:
+    """Make a user, a connection and a variable."""
+    name, password = USER
+    who = "--role Viewer --firstname A --lastname B --email a@example.org"
+    cluster.host("control1").check_output(f"airflow users create --username %s --password %s {who}", name, password)
+    connection = {"connection_id": "kept", "conn_type": "http", "host": "example.org", "password": "of a connection"}
+    assert api.ask("POST", "/api/v2/connections", connection)[0] == 201
+    assert api.ask("POST", "/api/v2/variables", {"key": "kept", "value": "through the change"})[0] == 201
+
+
+def assert_kept(cluster: Cluster, api: Api, known: dict[str, list[str]]) -> None:
+    """Require that they are still there, the connection's password among them, and so are the runs."""
+    for dag, ids in known.items():
+        assert set(ids) <= set(runs(api, dag))
+    assert api.ask("GET", "/api/v2/variables/kept")[1]["value"] == "through the change"
+    uri = cluster.host("control1").check_output("airflow connections export --file-format json - 2>/dev/null")
+    assert "of a connection" in uri
+    Api(api.url, *USER)
+
+
+def log_of(api: Api, run: str, task: str) -> str:
+    """Log of the first try of a task, as the web UI gets it."""
+    return str(api.ask("GET", f"{run}/taskInstances/{task}/logs/1")[1])
 
 
 def everything(cluster: Cluster) -> set[str]:
@@ -28,9 +55,9 @@ def test_single_host_grows_into_a_cluster(cluster, api, web_url):
     tasks = api.run_dag("parallel_dag")
     before = {dag: runs(api, dag) for dag in ("parallel_dag", "dataops_canary")}
     assert all(before.values())
-    api.ask("POST", "/api/v2/variables", {"key": "kept", "value": "through the change"})
+    leave_something(cluster, api)
 
-    (INVENTORY / "hosts.yml").write_text((Path(__file__).parent / "files" / "grown.yml").read_text())
+    (INVENTORY / "hosts.yml").write_text((FILES / "grown.yml").read_text())
     cluster.read_inventory()
     # The new host is of an image that the user names.
     image = subprocess.run(["lab/image.sh"], cwd=TOP, capture_output=True, text=True, check=True).stdout.strip()
@@ -66,12 +93,9 @@ def test_single_host_grows_into_a_cluster(cluster, api, web_url):
     assert cluster.host("control1").check_output("airflow config get-value core executor") == "CeleryExecutor"
 
     again = Api(web_url, "admin", cluster.secrets["airflow_admin_password"])
-    for dag, known in before.items():
-        assert set(known) <= set(runs(again, dag))
-    assert again.ask("GET", "/api/v2/variables/kept")[1]["value"] == "through the change"
-    run = quote(tasks[0]["dag_run_id"], safe="")
-    log = again.ask("GET", f"/api/v2/dags/parallel_dag/dagRuns/{run}/taskInstances/task_2/logs/1")[1]
-    assert "sleep 3" in str(log), "the log of a task that ran before the change"
+    assert_kept(cluster, again, before)
+    run = f"/api/v2/dags/parallel_dag/dagRuns/{quote(tasks[0]['dag_run_id'], safe='')}"
+    assert "sleep 3" in log_of(again, run, "task_2"), "the log of a task that ran before the change"
     ran_on = {task["hostname"] for task in again.run_dag("parallel_dag")}
     assert ran_on == {cluster.address("worker1")}
 
@@ -94,3 +118,75 @@ def test_moved_component_leaves_nothing_behind(cluster):
     left = cluster.host("worker1").check_output("ls /etc/airflow").split()
     assert sorted(left) == ["python", "release", "worker.cfg", "worker.env"]
     cluster.play("playbooks/verify.yml")
+
+
+def test_two_executors_beside_each_other(cluster, web_url):
+    """A worker on the scheduler's host, too: one of the two serves the logs of both."""
+    hosts = (INVENTORY / "hosts.yml").read_text()
+    there = "workers:\n      hosts:\n"
+    assert there in hosts
+    cluster.change("hosts.yml", hosts.replace(there, f"{there}        control1:\n"))
+    cluster.change("group_vars/all/executors.yml", "---\nairflow_executor: CeleryExecutor,quick:LocalExecutor\n")
+    cluster.play("site.yml", *OWN_DAGS)
+    control = cluster.host("control1")
+    assert control.check_output("airflow config get-value core executor") == "CeleryExecutor,quick:LocalExecutor"
+    assert control.check_output("airflow config get-value core parallelism") == "64"
+    owner = control.check_output("ss --listening --tcp --processes --no-header 'sport = 8793'")
+    pid = re.findall(r"pid=(\d+)", owner)[0]
+    assert "airflow-worker.service" in control.file(f"/proc/{pid}/cgroup").content_string
+
+    api = Api(web_url, "admin", cluster.secrets["airflow_admin_password"])
+    run = api.start_dag("both")
+    wait_until(lambda: api.ask("GET", run)[1]["state"] in ("success", "failed"), 120)
+    ran_on = {task["task_id"]: (task["state"], task["hostname"]) for task in api.tasks(run)}
+    addresses = {"celery": cluster.address("worker1"), "local": cluster.address("control1")}
+    assert ran_on == {name: ("success", address) for name, address in addresses.items()}
+    for name in ran_on:
+        assert f"by {name}" in log_of(api, run, name)
+    output = cluster.play("playbooks/verify.yml", *OWN_DAGS)
+    assert "Executor CeleryExecutor,quick:LocalExecutor, parallelism 64, 32 worker slots" in output
+    canary = runs(api, "dataops_canary")[-1]
+    names = {task["task_id"] for task in api.tasks(f"/api/v2/dags/dataops_canary/dagRuns/{quote(canary, safe='')}")}
+    assert {"on_control1", "on_worker1", "by_LocalExecutor"} <= names
+    assert changes(cluster.play("site.yml", *OWN_DAGS)) == 0
+
+
+def test_cluster_goes_back_to_one_host(cluster, web_url):
+    password = cluster.secrets["airflow_admin_password"]
+    api = Api(web_url, "admin", password)
+    before = {dag: runs(api, dag) for dag in ("parallel_dag", "dataops_canary", "both")}
+    assert all(before.values())
+    run = api.start_dag("patient")
+    wait_until(lambda: [task["state"] for task in api.tasks(run)] == ["running"], 60)
+    worker_address = cluster.address("worker1")
+
+    (INVENTORY / "group_vars/all/executors.yml").unlink()
+    cluster.change("hosts.yml", (FILES / "back.yml").read_text())
+    cluster.play("site.yml", *OWN_DAGS)
+    control, worker = cluster.host("control1"), cluster.host("worker1")
+
+    # The task that ran there was neither ended nor begun anew, and its log came along.
+    again = Api(web_url, "admin", password)
+    (task,) = again.tasks(run)
+    assert (task["state"], task["try_number"], task["hostname"]) == ("success", 1, worker_address)
+    assert "well rested" in log_of(again, run, "rest")
+    assert_kept(cluster, again, before)
+
+    assert control.check_output("airflow config get-value core executor") == "LocalExecutor"
+    for host in (control, worker):
+        assert not host.service("airflow-worker").is_running
+        assert host.check_output("find /etc/systemd/system -name 'airflow-worker*' -o -name 'airflow-flower*'") == ""
+        assert host.check_output("find /etc/airflow -name 'worker.*' -o -name 'flower.*'") == ""
+    assert worker.check_output("find /etc/systemd/system -name 'airflow-*'") == ""
+    assert worker.check_output("pgrep --count --uid airflow || true") == "0"
+    assert not control.service("redis-server").is_running
+    assert not control.service("redis-server").is_enabled
+    assert not control.file("/etc/redis/users.acl").exists
+    assert control.check_output("ss --listening --tcp --no-header 'sport = 6379 or sport = 5555'") == ""
+
+    assert changes(cluster.play("site.yml", *OWN_DAGS)) == 0
+    # The host without a group leaves the inventory.
+    cluster.change("hosts.yml", (TOP / "inventories/single_host/hosts.yml").read_text())
+    cluster.play("site.yml")
+    cluster.play("playbooks/verify.yml")
+    assert {task["hostname"] for task in again.run_dag("parallel_dag")} == {cluster.address("control1")}

@@ -21,6 +21,8 @@ from ansible_collections.dataops.airflow.plugins.module_utils import inventory_r
 from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import WHEELS
 
 COLLECTION = Path(__file__).resolve().parents[2]
+BUDGET = "__cluster_connection_budget"
+"""The variable of the role cluster with the connections that PostgreSQL must admit."""
 
 Values = dict[str, Any]
 
@@ -75,6 +77,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         failures: dict[str, dict[str, str]] = {}
         origins: dict[str, dict[str, str]] = {}
         templated_defaults: Values = {}
+        connections: int | None = None
         role_path = {"role_path": str(roles["airflow"])}  # the one role whose defaults speak of its files
         groups = {name: list(members) for name, members in task_vars["groups"].items()}
         for host in rules.Inventory(groups, {}).hosts:
@@ -95,6 +98,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 templated_defaults = _template_what_works(
                     Templar(loader=self._loader, variables={**context, **role_path}), defaults
                 )
+                budget = {BUDGET: constants[BUDGET]} if BUDGET in constants else {}
+                found = _template_what_works(Templar(loader=self._loader, variables=context), budget).get(BUDGET)
+                connections = int(str(found)) if str(found).isdecimal() else None
 
         paths = {path: _kind(self._loader.path_dwim(path)) for path in rules.local_paths(variables)}
         locks = [
@@ -103,8 +109,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         inventory = rules.Inventory(groups, variables, failures, origins, paths, ignored)
         lock = inventory.value("airflow_lock", {}) or templated_defaults.get("airflow_lock")
         lock = self._loader.path_dwim(lock) if isinstance(lock, str) and lock else ""
+        kubeconfig = inventory.value("airflow_kubernetes_kubeconfig", {})
         return (
-            replace(inventory, lock=lock, lock_text=_text(lock), built_wheels=_wheels(lock)),
+            replace(
+                inventory,
+                lock=lock,
+                lock_text=_text(lock),
+                built_wheels=_wheels(lock),
+                kubeconfig=self._yaml(kubeconfig) if paths.get(kubeconfig) == "file" else None,
+                connections=connections,
+            ),
             rules.Catalogue(
                 options={role: options for role, path in roles.items() if (options := _options(path))},
                 constants={name: role for role, values in constants_of.items() for name in values},
@@ -112,6 +126,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 locks=locks,
             ),
         )
+
+    def _yaml(self, path: str) -> Any:
+        """Return what a YAML file holds, decrypted if need be; None where that does not work."""
+        try:
+            return yaml.safe_load(self._loader.get_text_file_contents(self._loader.path_dwim(path)))
+        except Exception:  # whatever is wrong with it may show a part of a secret
+            return None
 
     def _variables(self, paths: Any) -> Values:
         """Return the variables of some files of the collection, as templates. A missing file has none."""

@@ -109,6 +109,9 @@ def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
         grows = any(worker.get("autoscale") for worker in workers)
         more = ", airflow_worker_autoscale or" if grows else ", or"
         limits.insert(0, Limit("worker slots", slots, f"one more worker{more} airflow_worker_concurrency"))
+    # Beside other executors, they bound the tasks of Celery only.
+    bounds = limits[1:] if facts["celery"] and "," in facts["executor"] else limits
+    share = -(-sum(int(worker["concurrency"]) for worker in workers) // schedulers) if facts["celery"] else 0
     of_dag = Limit(
         "[core] max_active_tasks_per_dag",
         int(config["max_active_tasks_per_dag"]),
@@ -118,7 +121,8 @@ def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
     for host in facts["hosts"]:
         own = [int(worker["concurrency"]) for worker in workers if worker["host"] == host["name"]]
         components = [name for name in host["components"] if name != "worker"] + ["worker"] * len(own)
-        local = parallelism if not facts["celery"] and "scheduler" in components else 0
+        # What a scheduler runs itself: what parallelism leaves beside its share of the worker slots.
+        local = max(0, parallelism - share) if facts["local"] and "scheduler" in components else 0
         needed = memory_needed(components, sum(own) + local, facts["api_workers"], facts["task_memory"])
         available = host["memory"]
         hosts[host["name"]] = {"needed": needed, "available": available, "fits": needed <= (available or needed)}
@@ -137,14 +141,15 @@ def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
         "executor": facts["executor"],
         "queues": queues(workers),
         "limits": [asdict(limit) for limit in limits],
-        "cluster": asdict(tightest(limits)),
-        "dag": asdict(tightest([*limits, of_dag])),
+        "cluster": asdict(tightest(bounds)),
+        "dag": asdict(tightest([*bounds, of_dag])),
         "max_active_runs_per_dag": int(config["max_active_runs_per_dag"]),
         "parallelism": parallelism,
+        "task_memory": facts["task_memory"],
         "workers": [dict(worker) for worker in workers],
         "memory": hosts,
         "memory_max": limited,
-        "connections": {name: int(number) for name, number in facts["connections"].items()},
+        "connections": {name: None if value is None else int(value) for name, value in facts["connections"].items()},
     }
 
 
@@ -153,8 +158,12 @@ def growth(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
 
     :param now: a plan.
     :param then: the plan with one more worker.
-    :returns: ``tasks``, ``parallelism`` and ``connections`` as ``[before, after]``, and ``restarts``.
+    :returns: ``tasks``, ``parallelism``, ``connections`` and, in ``queues``, the slots of each queue that more workers
+        serve, as ``[before, after]``; ``memory``, the MB that the host of the worker needs; and ``restarts``.
     """
+    known = {worker["name"] for worker in now["workers"]}
+    served = {name: queue["slots"] for name, queue in now["queues"].items()}
+    concurrency = [int(worker["concurrency"]) for worker in then["workers"] if worker["name"] not in known]
     restarts = ["the scheduler"] if now["parallelism"] != then["parallelism"] else []
     if now["connections"]["available"] != then["connections"]["available"]:
         restarts.append("PostgreSQL")
@@ -162,6 +171,12 @@ def growth(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
         "tasks": [now["cluster"]["tasks"], then["cluster"]["tasks"]],
         "parallelism": [now["parallelism"], then["parallelism"]],
         "connections": [now["connections"]["needed"], then["connections"]["needed"]],
+        "queues": {
+            name: [served[name], queue["slots"]]
+            for name, queue in then["queues"].items()
+            if name in served and served[name] != queue["slots"]
+        },
+        "memory": memory_needed(["worker"] * len(concurrency), sum(concurrency), 0, then["task_memory"]),
         "restarts": restarts,
     }
 
@@ -186,7 +201,10 @@ def table(now: Mapping[str, Any], more: Mapping[str, Any] | None) -> str:
         has = ", of what is not known" if memory["available"] is None else f" of {memory['available']}"
         rows.append((title, f"{memory['needed']} MB{has}{'' if memory['fits'] else ': TOO LITTLE'}"))
     if connections := now["connections"]:
-        rows.append(("connections to PostgreSQL", f"{connections['needed']} of {connections['available']}"))
+        has = connections["available"]
+        of = ", of what is not known" if has is None else f" of {has}"
+        trouble = ": TOO FEW" if has is not None and has < connections["needed"] else ""
+        rows.append(("connections to PostgreSQL", f"{connections['needed']}{of}{trouble}"))
     if more:
         steps = [
             f"{name} {before} -> {after}"
@@ -194,6 +212,8 @@ def table(now: Mapping[str, Any], more: Mapping[str, Any] | None) -> str:
             for before, after in [more[name]]
             if before != after
         ]
+        steps += [f"queue {name} {before} -> {after}" for name, (before, after) in more["queues"].items()]
+        steps += [f"{more['memory']} MB of its host"] if more["memory"] else []
         restarts = " and ".join(more["restarts"]) or "nothing"
         rows.append(("one more worker", f"{', '.join(steps) or 'no change'}; restarts {restarts}"))
     width = max(len(title) for title, _ in rows)

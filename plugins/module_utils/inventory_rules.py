@@ -46,7 +46,7 @@ SIMILAR_GROUPS = {
 ROLES = ("cluster", "postgresql", "redis", "haproxy", "airflow")
 """The roles of the collection. A role owns every variable that starts with its name and an underscore."""
 
-EXECUTORS = ("LocalExecutor", "CeleryExecutor")
+EXECUTORS = ("LocalExecutor", "CeleryExecutor", "KubernetesExecutor")
 
 PURPOSES = ("install", "operate", "deliver")
 """Kinds of run. One that installs nothing is not held up by what only an installation needs; `deliver` needs DAGs."""
@@ -75,8 +75,21 @@ CONFIG_BY_VARIABLE = {
     "logging.worker_log_server_port": "cluster_worker_log_port",
     "logging.trigger_log_server_port": "cluster_triggerer_log_port",
     "scheduler.scheduler_health_check_server_port": "cluster_scheduler_health_port",
+    "kubernetes_executor.config_file": "airflow_kubernetes_kubeconfig",
+    "kubernetes_executor.namespace": "airflow_kubernetes_namespace",
+    "kubernetes_executor.worker_container_repository": "airflow_kubernetes_worker_container_repository",
+    "kubernetes_executor.worker_container_tag": "airflow_kubernetes_worker_container_tag",
+    "kubernetes_executor.pod_template_file": "airflow_kubernetes_pod_template_file",
 }
 """Options of `airflow_config` that the environment files beat, or that other values are computed with."""
+
+AT_LEAST_ONE = (
+    "core.parallelism",
+    "core.default_pool_task_slot_count",
+    "core.max_active_tasks_per_dag",
+    "core.max_active_runs_per_dag",
+)
+"""Options of `airflow_config` that bound how much runs at once: with less than 1, nothing would."""
 
 LIMITS_BY_VARIABLE = {"MemoryMax": "airflow_worker_memory_max", "CPUQuota": "airflow_worker_cpu_quota"}
 """Directives of a worker that have a variable of their own, which the memory of its tasks is checked against."""
@@ -154,6 +167,11 @@ CLUSTER_WIDE = (
     "airflow_worker_stop_timeout",
     *STORED.values(),
     "airflow_purge",
+    "airflow_kubernetes_kubeconfig",
+    "airflow_kubernetes_namespace",
+    "airflow_kubernetes_worker_container_repository",
+    "airflow_kubernetes_worker_container_tag",
+    "airflow_kubernetes_pod_template_file",
     *SECRETS,
 )
 """Variables that must be equal everywhere, beside all `cluster_*` ones."""
@@ -184,7 +202,12 @@ PORTS = (
 
 CELERY_PORTS = (("flower", "cluster_flower_port"), ("workers", "cluster_worker_log_port"))
 LOCAL_PORTS = (("schedulers", "cluster_worker_log_port"),)
-"""With LocalExecutor a scheduler serves the logs of its tasks itself."""
+"""With LocalExecutor a scheduler serves the logs of its tasks itself; beside a worker on its host, that one does."""
+
+KUBERNETES_EXTRA = "cncf.kubernetes"
+KUBERNETES_PATHS = ("airflow_kubernetes_kubeconfig", "airflow_kubernetes_pod_template_file")
+KUBECONFIG_FILES = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
+"""Keys of a kubeconfig that name another file, which the hosts would not have."""
 
 GIT_URL = re.compile(r"(?:(https?|ssh|git|file)://[^\s/]*/?\S+|(?:[\w.-]+@)?[\w.-]+:(?!//)\S+|/\S+)")
 """What `git clone` takes: a URL, host:path as in scp, or a path on the control node."""
@@ -271,6 +294,8 @@ _PLACEHOLDER = re.compile(
     r"|flower|celery|test|example|todo|fixme|dummy|sample|your|my|here|insert|root|user|qwerty|letmein|welcome|x{3,})+"
 )
 _HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
+_EXECUTOR = re.compile(rf"([A-Za-z_][A-Za-z0-9_.-]*:)?({'|'.join(EXECUTORS)})")
+"""An executor, which may have an alias."""
 _EXPANDS = re.compile(r"\$[A-Za-z_{]")
 """What `os.path.expandvars` takes for a variable, and Airflow replaces where its environment has it."""
 _FERNET_KEY = re.compile(r"[A-Za-z0-9_-]{43}=")
@@ -343,6 +368,8 @@ class Inventory:
     :param lock: path of the lock that the hosts would install; empty where it cannot be computed.
     :param lock_text: its text; None if there is no such file.
     :param built_wheels: name -> SHA-256 of the wheels in the folder for built ones beside it.
+    :param kubeconfig: what the file of `airflow_kubernetes_kubeconfig` holds; None if it is no YAML that can be read.
+    :param connections: the connection budget of PostgreSQL; None where it cannot be computed.
     """
 
     groups: Mapping[str, Sequence[str]]
@@ -354,6 +381,8 @@ class Inventory:
     lock: str = ""
     lock_text: str | None = None
     built_wheels: Mapping[str, str] = field(default_factory=dict)
+    kubeconfig: Any = None
+    connections: int | None = None
 
     @property
     def hosts(self) -> list[str]:
@@ -378,11 +407,14 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "
 
     :param purpose: one of `PURPOSES`.
     """
-    installation = [*check_lock(inventory, catalogue), *check_paths(inventory)] if purpose == "install" else []
-    if purpose != "operate":
-        installation = [*installation, *check_dags(inventory, catalogue, purpose)]
+    installation: list[Problem] = []
     if purpose == "install":
-        installation = [*installation, *check_bundle_packages(inventory, catalogue)]
+        installation += check_lock(inventory, catalogue)
+        installation += check_paths(inventory)
+        installation += check_kubernetes(inventory, catalogue)
+        installation += check_bundle_packages(inventory, catalogue)
+    if purpose != "operate":
+        installation += check_dags(inventory, catalogue, purpose)
     return [
         *check_groups(inventory, catalogue),
         *check_executor(inventory, catalogue),
@@ -393,6 +425,8 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "
         *check_types(inventory, catalogue),
         *check_literals(inventory, catalogue),
         *check_config(inventory),
+        *check_limits(inventory),
+        *check_connections(inventory),
         *check_longest_task(inventory, catalogue),
         *check_service_options(inventory),
         *check_instances(inventory, catalogue),
@@ -408,8 +442,13 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "
     ]
 
 
+def executors(inventory: Inventory, catalogue: Catalogue) -> list[str]:
+    """Return the names of the executors of the cluster, without their aliases, the default one first."""
+    return [entry.rpartition(":")[2].strip() for entry in executor(inventory, catalogue).split(",")]
+
+
 def executor(inventory: Inventory, catalogue: Catalogue) -> str:
-    """Return the executor of the cluster: what `airflow_executor` says, or what the `workers` group implies."""
+    """Return the executor, or several with commas: what `airflow_executor` says, or else what `workers` implies."""
     value = inventory.value("airflow_executor", catalogue.defaults)
     if value and isinstance(value, str):
         return value
@@ -420,7 +459,7 @@ def local_paths(variables: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the paths on the control node that some host's variables name, as they are written."""
     found: dict[str, None] = {}
     for values in variables.values():
-        for name in ("airflow_lock", "airflow_dags", "airflow_wheelhouse", "airflow_webserver_config"):
+        for name in ("airflow_lock", "airflow_dags", "airflow_wheelhouse", "airflow_webserver_config", *KUBERNETES_PATHS):
             if isinstance(values.get(name), str) and values[name]:
                 found[values[name]] = None
         found.update(dict.fromkeys(_strings(values.get("cluster_ca_certificates"))))
@@ -445,7 +484,7 @@ def check_groups(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     """Check how many hosts each group has."""
     problems = []
     groups = inventory.groups
-    celery = executor(inventory, catalogue) == "CeleryExecutor" or bool(groups.get("workers"))
+    celery = "CeleryExecutor" in executors(inventory, catalogue) or bool(groups.get("workers"))
     sqlite = inventory.value("cluster_database_backend", catalogue.defaults) == "sqlite"
     for group, variable, product, needed in (
         ("postgresql", "cluster_database_host", "PostgreSQL", True),
@@ -483,10 +522,11 @@ def check_groups(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
                     f"put a host into the group {group}; in the example inventories the group control does so",
                 )
             )
-    local_only = inventory.value("airflow_executor", catalogue.defaults) == "LocalExecutor"
+    chosen = inventory.value("airflow_executor", catalogue.defaults)
+    no_workers = bool(chosen) and "CeleryExecutor" not in executors(inventory, catalogue)
     for group, members in groups.items():
         meant = _similar_group(group)
-        if not meant or not members or groups.get(meant) or (meant == "workers" and local_only):
+        if not meant or not members or groups.get(meant) or (meant == "workers" and no_workers):
             continue
         problems.append(
             Problem(
@@ -505,42 +545,140 @@ def check_executor(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     value = inventory.value("airflow_executor", catalogue.defaults)
     if value and not isinstance(value, str):
         return []  # the rule about types says so
-    name = executor(inventory, catalogue)
-    if name not in EXECUTORS:
-        near = difflib.get_close_matches(name.lower(), [e.lower() for e in EXECUTORS], 1, 0.4)
+    entries = [entry.strip() for entry in executor(inventory, catalogue).split(",")]
+    malformed = [entry for entry in entries if not _EXECUTOR.fullmatch(entry)]
+    names = executors(inventory, catalogue)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if malformed or twice:
+        near = difflib.get_close_matches(names[0].lower(), [e.lower() for e in EXECUTORS], 1, 0.4)
         meant = next((e for e in EXECUTORS if near and e.lower() == near[0]), "")
-        several = "," in name
+        several = len(entries) > 1
         return [
             Problem(
                 subject,
                 json.dumps(value)
-                + (": a list; several executors side by side are not supported yet" if several else ""),
-                f"exactly one of {', '.join(EXECUTORS)}; empty: derived from the group workers",
+                + (f", with {_names([json.dumps(entry) for entry in malformed])}" if malformed and several else "")
+                + (f", with {', '.join(twice)} twice" if not malformed else ""),
+                f"{', '.join(EXECUTORS)}; or several of them with commas, each once: the first runs what names none; "
+                "an alias before one, such as quick:LocalExecutor; empty: derived from the group workers",
                 f"write {meant}, or remove the variable"
                 if meant and not several
-                else "write one, or remove the variable",
+                else "correct it, or remove the variable",
             )
         ]
     workers = inventory.groups.get("workers", ())
-    if name == "CeleryExecutor" and not workers:
+    if "CeleryExecutor" in names and not workers:
         return [
             Problem(
                 subject,
-                f"{json.dumps(value)} with an empty group workers: no task would ever run",
+                f"{json.dumps(value)} with an empty group workers: no task of CeleryExecutor would ever run",
                 "CeleryExecutor with at least one host in the group workers",
-                "put hosts into the group workers, or set airflow_executor to LocalExecutor",
+                "put hosts into the group workers, or take CeleryExecutor out of airflow_executor",
             )
         ]
-    if name != "CeleryExecutor" and workers:
+    if "CeleryExecutor" not in names and workers:
         return [
             Problem(
                 subject,
                 f"{json.dumps(value)} with {_count(workers, 'host')} in the group workers, which would idle",
-                "CeleryExecutor, or an empty group workers",
-                "remove airflow_executor (CeleryExecutor is derived), or empty the group workers",
+                "CeleryExecutor among the executors, or an empty group workers",
+                f"write CeleryExecutor,{value} or {value},CeleryExecutor; or remove airflow_executor (CeleryExecutor "
+                "is derived), or empty the group workers",
             )
         ]
     return []
+
+
+def check_kubernetes(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check that KubernetesExecutor, where it is among the executors, has what it needs on a host."""
+    if "KubernetesExecutor" not in executors(inventory, catalogue):
+        return []
+    problems = []
+    extras = inventory.value("airflow_extras", catalogue.defaults)
+    known = {re.sub("[-_.]+", ".", extra) for extra in _texts(extras)}
+    if isinstance(extras, list) and not known & {KUBERNETES_EXTRA, "all"}:
+        problems.append(
+            Problem(
+                _subject(inventory, "airflow_extras"),
+                f"no {KUBERNETES_EXTRA}, which has KubernetesExecutor",
+                f"{KUBERNETES_EXTRA} among the extras, and a lock that was made with it",
+                f"add {KUBERNETES_EXTRA} to airflow_extras, and run\n{LOCK_COMMAND}",
+            )
+        )
+    repository = "airflow_kubernetes_worker_container_repository"
+    for name in (repository, "airflow_kubernetes_worker_container_tag"):
+        # The default of the tag is the version, which another rule looks at.
+        set_here = inventory.value(name, {repository: ""})
+        if set_here == "" and not inventory.fails(name):
+            problems.append(
+                Problem(
+                    _subject(inventory, name),
+                    "no value: pods would have no image",
+                    "an image with the same Airflow and your DAGs, its repository and its tag apart",
+                    f"set {name} in group_vars/all",
+                )
+            )
+    template = inventory.value("airflow_kubernetes_pod_template_file", {})
+    if template and inventory.paths.get(template) != "file":
+        problems.append(
+            Problem(
+                _subject(inventory, "airflow_kubernetes_pod_template_file"),
+                f"{json.dumps(template)}, which is {_kind(inventory, template)} on the control node",
+                'an existing file, by its full path; "" for the collection\'s',
+                "correct the path, or remove the variable",
+            )
+        )
+    return [*problems, *_check_kubeconfig(inventory)]
+
+
+def _check_kubeconfig(inventory: Inventory) -> list[Problem]:
+    """Check the kubeconfig alone. Nothing of what it holds but names is shown."""
+    name = "airflow_kubernetes_kubeconfig"
+    path = inventory.value(name, {})
+    if inventory.fails(name):
+        return []
+    config = inventory.kubeconfig if isinstance(inventory.kubeconfig, Mapping) else {}
+    parts = {key: _named(config.get(key), key.removesuffix("s")) for key in ("clusters", "users", "contexts")}
+    context = parts["contexts"].get(str(config.get("current-context")))
+    wanted = {key: context.get(key) for key in ("cluster", "user")} if isinstance(context, Mapping) else {}
+    lost = [f"{key} {wanted[key]}" for key in wanted if str(wanted[key]) not in parts[f"{key}s"]]
+    elsewhere = [
+        f"{key} of {kind} {entry}"
+        for kind, entries in parts.items()
+        for entry, content in entries.items()
+        for key in (content if isinstance(content, Mapping) else ())
+        if key in KUBECONFIG_FILES
+    ]
+    if not path:
+        found = "no value: the scheduler would not reach the Kubernetes cluster"
+    elif inventory.paths.get(path) != "file":
+        found = f"{json.dumps(path)}, which is {_kind(inventory, path)} on the control node"
+    elif inventory.kubeconfig is None:
+        found = f"{json.dumps(path)}, which cannot be read: no YAML, or encrypted and without its password"
+    elif not parts["clusters"]:
+        found = f"{json.dumps(path)}, in which there are no clusters"
+    elif not wanted:
+        found = f"{json.dumps(path)}, whose current-context is not among its contexts"
+    elif lost:
+        found = f"{json.dumps(path)}, whose current-context names what is not there: {', '.join(lost)}"
+    elif elsewhere:
+        found = f"{json.dumps(path)}, which names files that the hosts do not have: {_names(elsewhere)}"
+    else:
+        return []
+    return [
+        Problem(
+            _subject(inventory, name),
+            found,
+            "a kubeconfig on the control node, by its full path, with a current-context and all certificates inside",
+            "write one with kubectl config view --raw --flatten --minify, and encrypt it with ansible-vault encrypt",
+        )
+    ]
+
+
+def _named(entries: Any, key: str) -> dict[str, Any]:
+    """Return name -> content of a list in a kubeconfig."""
+    found = entries if isinstance(entries, list) else []
+    return {str(entry.get("name")): entry.get(key) for entry in found if isinstance(entry, Mapping)}
 
 
 def check_sqlite(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
@@ -549,12 +687,13 @@ def check_sqlite(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
         return []
     servers = inventory.groups.get("postgresql", ())
     address = inventory.value("cluster_database_host", catalogue.defaults)
-    name = executor(inventory, catalogue)
+    names = executors(inventory, catalogue)
     several = list(dict.fromkeys(host for group in AIRFLOW_GROUPS for host in inventory.groups.get(group, ())))
     found = [
         f"{_names(servers)} in the group postgresql" if servers else "",
         "cluster_database_host is set" if address else "",
-        f"{name}, whose workers would need the database at once" if name == "CeleryExecutor" else "",
+        "CeleryExecutor, whose workers would need the database at once" if "CeleryExecutor" in names else "",
+        "KubernetesExecutor, which refuses it" if "KubernetesExecutor" in names else "",
         f"Airflow on {_count(several, 'host')}: {_names(several)}" if len(several) > 1 else "",
     ]
     return [
@@ -739,6 +878,49 @@ def check_config(inventory: Inventory) -> list[Problem]:
             )
         )
     return problems
+
+
+def check_limits(inventory: Inventory) -> list[Problem]:
+    """Check the options of `airflow_config` that bound how much runs at once."""
+    hosts_by_value: dict[tuple[str, str], list[str]] = {}
+    for host, config in inventory.settings("airflow_config").items():
+        for name in AT_LEAST_ONE:
+            section, option = name.split(".")
+            options = config.get(section) if isinstance(config, Mapping) else None
+            value = options.get(option) if isinstance(options, Mapping) else None
+            if value is not None and (isinstance(value, bool) or not re.fullmatch("0*[1-9][0-9]*", str(value))):
+                hosts_by_value.setdefault((name, _show(value)), []).append(host)
+    return [
+        Problem(
+            f"airflow_config, option {name.partition('.')[2]} of the section {name.partition('.')[0]}",
+            f"{value} on {_scope(inventory, hosts)}{_origin(inventory, 'airflow_config', hosts)}",
+            "an integer >= 1; null leaves it to Airflow",
+            "correct it, or remove it: the collection or Airflow has a default",
+        )
+        for (name, value), hosts in hosts_by_value.items()
+    ]
+
+
+def check_connections(inventory: Inventory) -> list[Problem]:
+    """Check that PostgreSQL admits as many connections as the components of the cluster may open."""
+    needed = inventory.connections
+    members = inventory.groups.get("postgresql", ())
+    variables = inventory.variables.get(members[0], {}) if members else {}
+    parameters = variables.get("postgresql_parameters")
+    name, value = "postgresql_max_connections", variables.get("postgresql_max_connections")
+    if isinstance(parameters, Mapping) and "max_connections" in parameters:
+        name, value = "postgresql_parameters", parameters["max_connections"]
+    if needed is None or not re.fullmatch("[0-9]+", str(value)) or int(str(value)) >= needed:
+        return []
+    return [
+        Problem(
+            _subject(inventory, name),
+            f"{value} connections; the components of this inventory may open {needed}, and then tasks fail",
+            f"at least {needed}, the sum that plan.yml shows",
+            "remove it: the collection computes it, and it grows with the workers; or fewer schedulers, API workers or "
+            "worker slots",
+        )
+    ]
 
 
 def check_longest_task(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
@@ -1112,17 +1294,18 @@ def check_addresses(inventory: Inventory) -> list[Problem]:
 
 def check_ports(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     """Check that no two components on one host want the same port."""
-    name = executor(inventory, catalogue)
+    names = executors(inventory, catalogue)
     ports = (
-        PORTS + (CELERY_PORTS if name == "CeleryExecutor" else ()) + (LOCAL_PORTS if name == "LocalExecutor" else ())
+        PORTS + (CELERY_PORTS if "CeleryExecutor" in names else ()) + (LOCAL_PORTS if "LocalExecutor" in names else ())
     )
     hosts_by_clash: dict[tuple[int, tuple[str, ...]], list[str]] = {}
     for host in inventory.hosts:
         options_by_port: dict[int, list[str]] = {}
         for group, option in ports:
             port = inventory.variables.get(host, {}).get(option, catalogue.defaults.get(option))
-            if host in inventory.groups.get(group, ()) and str(port).isdecimal():
-                options_by_port.setdefault(int(port), []).append(option)
+            known = options_by_port.setdefault(int(port), []) if str(port).isdecimal() else []
+            if host in inventory.groups.get(group, ()) and option not in known:
+                known.append(option)
         for port, options in options_by_port.items():
             if len(options) > 1:
                 hosts_by_clash.setdefault((port, tuple(options)), []).append(host)
@@ -1196,7 +1379,7 @@ def check_lock(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
 def check_secrets(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     """Check that the secrets which the cluster needs are there, and that those which are there are any good."""
     required = list(COMMON_SECRETS)
-    if executor(inventory, catalogue) == "CeleryExecutor":
+    if "CeleryExecutor" in executors(inventory, catalogue):
         required += CELERY_SECRETS
         if inventory.groups.get("flower"):
             required += FLOWER_SECRETS

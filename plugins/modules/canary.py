@@ -12,8 +12,8 @@ version_added: 0.1.0
 description:
   - Logs in, compares the live Celery workers with the inventory, triggers the DAG C(dataops_canary) and waits
     for its end.
-  - Wants every task to succeed on its first try, one task on each worker with its log readable through the API, and the
-    two middle tasks to overlap.
+  - Wants every task to succeed on its first try, one task on each worker and with each further executor with its log
+    readable through the API, and the two middle tasks to overlap.
   - Changes nothing but the history of that DAG.
 options:
   url:
@@ -36,6 +36,11 @@ options:
     description: The workers of the inventory and the addresses under which they report. Empty without Celery.
     type: dict
     default: {}
+  executors:
+    description: Executors of which each runs a task; the first runs the others as well. Empty with one executor.
+    type: list
+    elements: str
+    default: []
   overlap:
     description: Whether the middle tasks shall overlap; not where only one task may run at a time.
     type: bool
@@ -149,15 +154,18 @@ def compare_workers(wanted: list[str], live: list[str]) -> None:
         )
 
 
-def await_dag(api: Api, workers: list[str], deadline: float) -> None:
-    """Wait until the canary is parsed with a task for each worker; asks for a parse instead of waiting for its turn."""
-    wanted = {f"on_{worker}" for worker in workers}
+def await_dag(api: Api, workers: list[str], executors: list[str], deadline: float) -> None:
+    """Wait until the canary is parsed with a task for each worker and for each executor but the first.
+
+    Asks for a parse instead of waiting for its turn.
+    """
+    wanted = {f"on_{worker}" for worker in workers} | {f"by_{executor}" for executor in executors[1:]}
     asked = False
     while True:
         trouble = "is not parsed yet"
         try:
             known = {item["task_id"] for item in api.ask("GET", f"/api/v2/dags/{DAG}/tasks")["tasks"]}
-            named = {name for name in known if name.startswith("on_")}
+            named = {name for name in known if name.startswith(("on_", "by_"))}
             if named == wanted:
                 return
             trouble = f"still has tasks for {sorted(named)}, not for {sorted(wanted)}"
@@ -232,11 +240,12 @@ def judge(tasks: Sequence[Mapping[str, Any]], workers: Mapping[str, str], overla
     return round(max(overlap, 0.0), 1)
 
 
-def read_logs(api: Api, run: str, workers: list[str]) -> None:
-    """Require that the log of one task of each worker can be read through the API."""
-    wanted = {f"on_{worker}": f"canary {number}" for number, worker in enumerate(workers)}
-    for task, text in (wanted or {"many": "canary 0"}).items():
-        index = "" if wanted else "?map_index=0"
+def read_logs(api: Api, run: str, workers: list[str], executors: list[str]) -> None:
+    """Require that the log of one task of each worker and of each executor can be read through the API."""
+    wanted = {f"on_{worker}": f"canary {number}" for number, worker in enumerate(workers)} or {"many": "canary 0"}
+    wanted |= {f"by_{executor}": "canary 0" for executor in executors[1:]}
+    for task, text in wanted.items():
+        index = "?map_index=0" if task == "many" else ""
         log = api.ask("GET", f"/api/v2/dags/{DAG}/dagRuns/{quote(run)}/taskInstances/{quote(task)}/logs/1{index}")
         if text not in json.dumps(log):
             raise CanaryError(
@@ -254,6 +263,7 @@ def main() -> None:
             "password": {"type": "str", "required": True, "no_log": True},
             "version": {"type": "str", "required": True},
             "workers": {"type": "dict", "default": {}},
+            "executors": {"type": "list", "elements": "str", "default": []},
             "overlap": {"type": "bool", "default": True},
             "broker_url": {"type": "str", "default": "", "no_log": True},
             "python": {"type": "path", "default": "/opt/airflow/current/bin/python"},
@@ -263,6 +273,7 @@ def main() -> None:
     )
     option = module.params
     workers: dict[str, str] = option["workers"]
+    executors: list[str] = option["executors"]
     try:
         api = Api(option["url"])
         api.login(option["username"], option["password"])
@@ -274,12 +285,12 @@ def main() -> None:
         if module.check_mode:
             module.exit_json(changed=False, run="", seconds=0.0, overlap=0.0, tasks=[], by_host={})
         start = time.monotonic()
-        await_dag(api, list(workers), start + 120)
+        await_dag(api, list(workers), executors, start + 120)
         start = time.monotonic()
         run, instances = run_dag(api, start + option["timeout"])
         took = round(time.monotonic() - start, 1)
         overlap = judge(instances, workers, option["overlap"])
-        read_logs(api, run, list(workers))
+        read_logs(api, run, list(workers), executors)
     except (CanaryError, ApiError) as problem:
         module.fail_json(msg=f"canary: {problem}")
     zero = min(seconds(task["start_date"]) for task in instances)

@@ -18,7 +18,13 @@ options:
     type: str
     required: true
   celery:
-    description: Whether tasks run on Celery workers; else in the schedulers.
+    description: Whether tasks run on Celery workers.
+    type: bool
+    required: true
+  local:
+    description:
+      - Whether the schedulers run tasks themselves. With O(celery) they have what C(parallelism) leaves beside the
+        worker slots.
     type: bool
     required: true
   schedulers:
@@ -52,7 +58,7 @@ options:
     type: int
     required: true
   connections:
-    description: C(needed) and C(available) connections to PostgreSQL; empty with SQLite.
+    description: C(needed) and C(available) connections to PostgreSQL, or null where it is not known; empty with SQLite.
     type: dict
     required: true
   before:
@@ -74,6 +80,7 @@ EXAMPLES = r"""
   dataops.airflow.concurrency_plan:
     executor: CeleryExecutor
     celery: true
+    local: false
     schedulers: 1
     config:
       parallelism: 32
@@ -96,8 +103,8 @@ plan:
     - C(queues), each with its C(workers) and C(slots); C(limits), each with C(name), C(tasks) and C(raise_with); of
       these the lowest for the whole C(cluster) and for one C(dag); C(memory) of each host, C(needed) and C(available)
       in MB, and C(memory_max), the same for each worker that has a limit; C(connections).
-    - With O(before), C(one_more_worker) of that plan, with C(tasks), C(parallelism) and C(connections) before and
-      after, and C(restarts).
+    - With O(before), C(one_more_worker) of that plan, with C(tasks), C(parallelism), C(connections) and the slots of
+      C(queues) before and after, the C(memory) in MB that its host needs, and C(restarts).
   type: dict
   returned: always
 table:

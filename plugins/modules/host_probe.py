@@ -143,6 +143,10 @@ probe:
       type: list
       elements: str
       returned: always
+    broker:
+      description: Whether the role redis set up Redis on this host.
+      type: bool
+      returned: always
     sqlite:
       description: Whether Airflow's scheduler on this host was set up with SQLite.
       type: bool
@@ -433,6 +437,7 @@ def probe(parameters: dict[str, Any]) -> dict[str, Any]:
         "container": in_container(),
         "package_lists": any(Path("/var/lib/apt/lists").glob("*_Packages*")),
         "packages": installed(run("dpkg-query", "--show", "--showformat=${db:Status-Abbrev} ${Package}\\n")),
+        "broker": Path("/etc/systemd/system/redis-server.service.d/airflow.conf").exists(),
         "sqlite": 'SQL_ALCHEMY_CONN="sqlite:' in read("/etc/airflow/scheduler.env"),
         "free": {path: free_bytes(path) for path in parameters["paths"]},
         "asked": parameters["ports"],

@@ -27,6 +27,7 @@ PROBE = {
     "systemd": 252,
     "free": {"/opt/airflow/releases": 0},
     "memory_bytes": 4 * 1024**3,
+    "broker": False,
     "sqlite": False,
     "asked": [],
     "listening": [],
@@ -102,6 +103,15 @@ def test_an_installation_is_held_up_by_its_lock_and_its_space(site: Path) -> Non
     status, said = run(site, "airflow", airflow_dags="", probe={**PROBE, "memory_bytes": 700 * 2**20})
     assert status and "free space for /opt/airflow/releases on control1" in said, said
     assert "memory of worker2" in said and "set airflow_worker_concurrency of worker2 to 3" in said, said
+
+
+def test_the_connections_are_those_of_the_inventory(site: Path) -> None:
+    """The sum that the role cluster computes: five pools of control1, two workers of four slots, and the rest."""
+    needed = 15 * 5 + 2 * (4 + 4) + 5 + 15
+    status, said = run(site, "preflight", postgresql_max_connections=needed - 1, airflow_dags="", probe=ENOUGH)
+    assert status and f"{needed - 1} connections; the components of this inventory may open {needed}" in said, said
+    status, said = run(site, "preflight", postgresql_max_connections=needed, airflow_dags="", probe=ENOUGH)
+    assert status == 0, said
 
 
 @pytest.mark.parametrize("playbook", ["rollback", "worker_remove"])

@@ -23,6 +23,7 @@ INVENTORIES = {
     "cluster": CHECKOUT / "inventories/cluster",
     "single_host": CHECKOUT / "inventories/single_host",
     "awkward": HERE / "inventories/awkward",
+    "executors": HERE / "inventories/executors",
 }
 RENEW = "pytest tests/golden --renew"
 
@@ -36,6 +37,7 @@ PROBE = {
     "container": False,
     "package_lists": True,
     "packages": [],
+    "broker": False,
     "sqlite": False,
 }
 ANSWERS = {

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from .conftest import EXPECTED, HERE, INVENTORIES, RENEW, SECRETS, Host, dump, load
 
@@ -384,3 +385,30 @@ def test_every_client_has_its_line(hosts: Hosts, inventory: str) -> None:
         for client in host.derived["cluster_database_clients"]:
             wanted = [client["database"], client["user"]]
             assert any(line[:2] == wanted and line[2].partition("/")[0] == client["address"] for line in given), client
+
+
+# -- executors beside each other -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inventory", ["executors"])
+def test_only_the_scheduler_s_host_has_the_kubeconfig(hosts: Hosts) -> None:
+    token = load(HERE / "inventories/executors/kubeconfig")["users"][0]["user"]["token"]
+    holders = {(host.name, path) for host in hosts.values() for path, text in host.files.items() if token in text}
+    assert holders == {("one", "/etc/airflow/kubeconfig")}
+    (entry,) = [entry for entry in hosts["one"].entries if entry["path"] == "/etc/airflow/kubeconfig"]
+    assert (entry.get("owner", "root"), entry["group"], entry["mode"]) == ("root", "airflow", "0640")
+    for name in ("two", "three"):
+        assert {"path": "/etc/airflow/kubeconfig", "state": "absent"} in hosts[name].entries
+
+
+@pytest.mark.parametrize("inventory", ["executors"])
+def test_a_pod_is_told_where_the_api_server_is_and_no_secret(hosts: Hosts) -> None:
+    text = hosts["one"].files["/etc/airflow/pod_template.yaml"]
+    (container,) = yaml.safe_load(text)["spec"]["containers"]
+    found = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert container["name"] == "base"
+    assert found["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://10.0.0.2:8080/execution/"
+    assert not [name for name, secret in SECRETS.items() if secret in text]
+    unit = hosts["one"].files["/etc/systemd/system/airflow-scheduler.service"]
+    assert "/etc/airflow/kubeconfig /etc/airflow/pod_template.yaml >" in unit, "a change of either restarts it"
+    assert "airflow scheduler --skip-serve-logs" in unit, "the worker of its host serves the logs"

@@ -111,7 +111,7 @@ def test_a_dag_of_other_workers_is_parsed_once_more(monkeypatch: pytest.MonkeyPa
         return {"file_token": "a/b"}
 
     api = Api(answer)
-    canary.await_dag(api, ["worker1"], float("inf"))
+    canary.await_dag(api, ["worker1"], [], float("inf"))
     tasks = f"GET {DAG}/tasks"
     assert api.asked == [tasks, f"GET {DAG}", "PUT /api/v2/parseDagFile/a%2Fb", tasks, tasks]
 
@@ -124,9 +124,18 @@ def test_a_dag_that_does_not_come() -> None:
         return Api(answer)
 
     with pytest.raises(CanaryError, match="the DAG dataops_canary is not parsed yet; see: journalctl"):
-        canary.await_dag(refuse(404), [], 0)
+        canary.await_dag(refuse(404), [], [], 0)
     with pytest.raises(ApiError, match="answered 500"):
-        canary.await_dag(refuse(500), [], 0)
+        canary.await_dag(refuse(500), [], [], 0)
+
+
+def test_a_dag_without_a_task_for_each_executor_is_not_taken() -> None:
+    names = ["on_worker1", "by_LocalExecutor", "left"]
+    api = Api(lambda path: {"tasks": [{"task_id": name} for name in names]} if "tasks" in path else {"file_token": "x"})
+    canary.await_dag(api, ["worker1"], ["CeleryExecutor", "LocalExecutor"], 0)
+    assert api.asked == [f"GET {DAG}/tasks"]
+    with pytest.raises(CanaryError, match=r"still has tasks for \['by_LocalExecutor', 'on_worker1'\], not for"):
+        canary.await_dag(api, ["worker1"], [], 0)
 
 
 def test_all_pages_of_a_run_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,12 +159,16 @@ def test_all_pages_of_a_run_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_log_of_each_worker_is_read() -> None:
     api = Api(lambda path: {"content": [{"event": f"canary {int('on_b' in path)}"}]})
-    canary.read_logs(api, "run", ["a", "b"])
-    canary.read_logs(api, "run", [])
+    canary.read_logs(api, "run", ["a", "b"], [])
+    canary.read_logs(api, "run", [], [])
     place = f"GET {DAG}/dagRuns/run/taskInstances"
-    assert api.asked == [f"{place}/on_a/logs/1", f"{place}/on_b/logs/1", f"{place}/many/logs/1?map_index=0"]
+    of_both = [f"{place}/on_a/logs/1", f"{place}/on_b/logs/1"]
+    assert api.asked == [*of_both, f"{place}/many/logs/1?map_index=0"]
+    api.asked.clear()
+    canary.read_logs(api, "run", ["a", "b"], ["CeleryExecutor", "LocalExecutor"])
+    assert api.asked == [*of_both, f"{place}/by_LocalExecutor/logs/1"]
     with pytest.raises(CanaryError, match=r"the log of on_a cannot be read: .*Could not read"):
-        canary.read_logs(Api(lambda path: {"content": "Could not read served logs"}), "run", ["a"])
+        canary.read_logs(Api(lambda path: {"content": "Could not read served logs"}), "run", ["a"], [])
 
 
 @pytest.fixture

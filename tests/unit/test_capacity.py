@@ -38,6 +38,7 @@ def facts(**changed: Any) -> dict[str, Any]:
     found = {
         "executor": "CeleryExecutor",
         "celery": True,
+        "local": False,
         "schedulers": 1,
         "config": config | changed.pop("config", {}),
         "workers": WORKERS,
@@ -66,7 +67,12 @@ def test_a_slot_counts_in_each_queue_of_its_worker() -> None:
         ({"config": {"parallelism": 2}, "schedulers": 2}, "[core] parallelism 2 x 2 schedulers", 4, 4),
         ({"config": {"default_pool_task_slot_count": 1}}, "slots of default_pool", 1, 1),
         ({"config": {"max_active_tasks_per_dag": 3}}, "worker slots", 6, 3),
-        ({"celery": False, "workers": [], "config": {"parallelism": 32}}, "[core] parallelism 32", 32, 16),
+        (
+            {"celery": False, "local": True, "workers": [], "config": {"parallelism": 32}},
+            "[core] parallelism 32",
+            32,
+            16,
+        ),
     ],
 )
 def test_the_lowest_limit_is_named(changed: dict[str, Any], cluster: str, tasks: int, dag: int) -> None:
@@ -139,9 +145,31 @@ def test_a_second_worker_on_a_host_counts_there() -> None:
 
 
 def test_tasks_of_local_executor_count_on_the_scheduler() -> None:
-    celery, local = plan(facts()), plan(facts(celery=False, workers=[]))
+    celery, local = plan(facts()), plan(facts(celery=False, local=True, workers=[]))
     more = local["memory"]["control1"]["needed"] - celery["memory"]["control1"]["needed"]
     assert more == 6 * (SLOT_MEMORY + 100)
+
+
+def test_beside_celery_it_has_what_parallelism_leaves() -> None:
+    celery, both = plan(facts()), plan(facts(local=True, config={"parallelism": 8}))
+    assert both["memory"]["control1"]["needed"] - celery["memory"]["control1"]["needed"] == 2 * (SLOT_MEMORY + 100)
+    assert both["memory"]["worker1"] == celery["memory"]["worker1"]
+    pods = plan(facts(celery=False, workers=[], config={"parallelism": 32}))
+    assert pods["memory"]["control1"] == celery["memory"]["control1"], "KubernetesExecutor takes no memory of hosts"
+
+
+def test_beside_others_worker_slots_bound_celery_only() -> None:
+    both = plan(facts(executor="CeleryExecutor,LocalExecutor", local=True, config={"parallelism": 38}))
+    assert both["limits"][0]["name"] == "worker slots"
+    assert both["cluster"] == {**both["cluster"], "name": "[core] parallelism 38", "tasks": 38}
+
+
+def test_too_few_connections_are_named_and_those_of_another_server_are_not_known() -> None:
+    few = table(plan(facts(connections={"needed": 95, "available": 50})), None)
+    assert "95 of 50: TOO FEW" in few
+    other = plan(facts(connections={"needed": 95, "available": None}))
+    assert other["connections"] == {"needed": 95, "available": None}
+    assert "95, of what is not known" in table(other, None)
 
 
 def test_one_more_worker_is_told_with_what_it_restarts() -> None:
@@ -153,10 +181,13 @@ def test_one_more_worker_is_told_with_what_it_restarts() -> None:
         "tasks": [6, 8],
         "parallelism": [6, 8],
         "connections": [95, 101],
+        "queues": {"default": [6, 8]},
+        "memory": COMPONENT_MEMORY["worker"] + 2 * (SLOT_MEMORY + 100),
         "restarts": ["the scheduler", "PostgreSQL"],
     }
     last = table(now, more).splitlines()[-1]
-    for word in ("tasks 6 -> 8", "parallelism 6 -> 8", "95 -> 101", "the scheduler and PostgreSQL"):
+    costs = ("95 -> 101", "452 MB of its host", "the scheduler and PostgreSQL")
+    for word in ("tasks 6 -> 8", "parallelism 6 -> 8", "queue default 6 -> 8", *costs):
         assert word in last
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import (
+    AT_LEAST_ONE,
     CONFIG_BY_VARIABLE,
     CONFIG_SECRETS,
     SECRETS,
@@ -20,6 +21,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules im
     Problem,
     check_inventory,
     executor,
+    executors,
     local_paths,
     may_wait_for_facts,
     report,
@@ -51,7 +53,10 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "cluster_worker_log_port": {"type": "int", "default": 8793},
         "airflow_executor": {"type": "str", "default": ""},
     },
-    "postgresql": {"postgresql_parameters": {"type": "dict", "default": {}}},
+    "postgresql": {
+        "postgresql_max_connections": {"type": "int"},
+        "postgresql_parameters": {"type": "dict", "default": {}},
+    },
     "redis": {
         "redis_fsync": {"type": "str", "choices": ["always", "everysec"], "default": "everysec"},
         "redis_admin_password": {"type": "str", "no_log": True},
@@ -77,6 +82,10 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "airflow_debug": {"type": "bool", "default": False},
         "airflow_config": {"type": "dict", "default": {}},
         "airflow_service_options": {"type": "dict", "default": {}},
+        "airflow_kubernetes_kubeconfig": {"type": "path", "default": ""},
+        "airflow_kubernetes_worker_container_repository": {"type": "str", "default": ""},
+        "airflow_kubernetes_worker_container_tag": {"type": "str"},
+        "airflow_kubernetes_pod_template_file": {"type": "path", "default": ""},
         "airflow_fernet_key": {"type": "str", "no_log": True},
         "airflow_jwt_secret": {"type": "str", "no_log": True},
         "airflow_api_secret_key": {"type": "str", "no_log": True},
@@ -158,6 +167,8 @@ def check(
     paths: dict[str, str] | None = None,
     lock: tuple[str, str | None] = ("", None),
     wheels: dict[str, str] | None = None,
+    kubeconfig: Any = None,
+    connections: int | None = None,
     **hosts: dict[str, Any],
 ) -> list[Problem]:
     """Problems of the valid cluster with some variables set everywhere or on single hosts, and some removed."""
@@ -175,6 +186,8 @@ def check(
         lock=path,
         lock_text=text,
         built_wheels=wheels or {},
+        kubeconfig=kubeconfig,
+        connections=connections,
     )
     problems: list[Problem] = check_inventory(inventory, catalogue)
     return problems
@@ -805,31 +818,207 @@ def test_the_executor_is_derived() -> None:
     assert executor(Inventory({**GROUPS, "workers": []}, variables), CATALOGUE) == "LocalExecutor"
 
 
-@pytest.mark.parametrize("value", ["KubernetesExecutor", "celery", " CeleryExecutor", " "])
+@pytest.mark.parametrize("value", ["SequentialExecutor", "celery", "Celery Executor", " "])
 def test_unknown_executors(value: str) -> None:
     problem = only(check({"airflow_executor": value}, groups=LOCAL))
     assert problem.subject == "airflow_executor"
-    assert problem.allowed.startswith("exactly one of LocalExecutor, CeleryExecutor;")
-    assert "a list" not in problem.found
+    assert problem.found == json.dumps(value)
+    assert problem.allowed.startswith("LocalExecutor, CeleryExecutor, KubernetesExecutor; or several")
     if "elery" in value:
         assert problem.remedy == "write CeleryExecutor, or remove the variable"
 
 
-@pytest.mark.parametrize("value", ["LocalExecutor,CeleryExecutor", "CeleryExecutor,", "LocalExecutor, LocalExecutor"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "CeleryExecutor,LocalExecutor",
+        "LocalExecutor, CeleryExecutor",
+        "quick:LocalExecutor,CeleryExecutor",
+        "my.quick-one:LocalExecutor,big:CeleryExecutor",
+    ],
+)
 def test_several_executors(value: str) -> None:
-    problem = only(check({"airflow_executor": value}, groups=LOCAL))
-    assert "a list; several executors side by side are not supported yet" in problem.found
-    assert problem.allowed.startswith("exactly one of LocalExecutor, CeleryExecutor;")
+    assert check({"airflow_executor": value}) == []
+    names = executors(Inventory(GROUPS, {"ctl": {"airflow_executor": value}}), CATALOGUE)
+    assert sorted(names) == ["CeleryExecutor", "LocalExecutor"]
+    assert value.partition(",")[0].endswith(names[0])
 
 
-def test_celery_without_workers() -> None:
-    problem = only(check({"airflow_executor": "CeleryExecutor"}, groups={"workers": []}))
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("CeleryExecutor,", 'with ""'),
+        ("CeleryExecutor,Local", 'with "Local"'),
+        ("CeleryExecutor;team1=LocalExecutor", '"CeleryExecutor;team1=LocalExecutor"'),
+        (":LocalExecutor,CeleryExecutor", 'with ":LocalExecutor"'),
+        ("CeleryExecutor, LocalExecutor, LocalExecutor", "with LocalExecutor twice"),
+        ("CeleryExecutor,a:LocalExecutor,b:LocalExecutor", "with LocalExecutor twice"),
+        ("CeleryExecutor,LocalExecutor,my.module.MyExecutor", 'with "my.module.MyExecutor"'),
+    ],
+)
+def test_several_executors_that_do_not_fit(value: str, found: str) -> None:
+    problem = only(check({"airflow_executor": value}))
+    assert (problem.subject, found in problem.found) == ("airflow_executor", True), problem.found
+    assert "each once" in problem.allowed
+
+
+def test_with_both_executors_a_host_serves_its_logs_once() -> None:
+    both = {"airflow_executor": "CeleryExecutor,LocalExecutor"}
+    assert check(both, groups={"workers": ["ctl"]}) == []
+    problem = only(check({**both, "cluster_worker_log_port": 8080}))
+    assert "cluster_webserver_port and cluster_worker_log_port" in problem.found
+
+
+@pytest.mark.parametrize("value", ["CeleryExecutor", "LocalExecutor,CeleryExecutor"])
+def test_celery_without_workers(value: str) -> None:
+    problem = only(check({"airflow_executor": value}, groups={"workers": []}))
     assert "empty group workers" in problem.found
+
+
+# -- KubernetesExecutor ---------------------------------------------------------------------------------------------
+
+
+PODS = {
+    "airflow_executor": "LocalExecutor,KubernetesExecutor",
+    "airflow_extras": ["celery", "cncf.kubernetes"],
+    "airflow_kubernetes_kubeconfig": "/site/kubeconfig",
+    "airflow_kubernetes_worker_container_repository": "registry.example.org/airflow",
+}
+KUBECONFIG = {
+    "apiVersion": "v1",
+    "kind": "Config",
+    "clusters": [
+        {"name": "here", "cluster": {"server": "https://10.9.9.9:6443", "certificate-authority-data": "eA=="}}
+    ],
+    "users": [{"name": "robot", "user": {"token": "s3cr3t-token"}}],
+    "contexts": [{"name": "main", "context": {"cluster": "here", "user": "robot"}}],
+    "current-context": "main",
+}
+
+
+def pods(config: Any = KUBECONFIG, kind: str = "file", **changed: Any) -> list[Problem]:
+    """Problems of a cluster with KubernetesExecutor."""
+    return check({**PODS, **changed}, groups=LOCAL, paths={"/site/kubeconfig": kind}, kubeconfig=config)
+
+
+def test_kubernetes_has_what_it_needs() -> None:
+    assert pods() == []
+    assert pods(airflow_executor="KubernetesExecutor", airflow_extras=["cncf-kubernetes"]) == []
+    assert check({name: "" for name in PODS if "kubernetes" in name}) == [], "without that executor nothing is needed"
+
+
+@pytest.mark.parametrize(
+    ("changed", "subject", "found", "remedy"),
+    [
+        ({"airflow_extras": ["celery"]}, "airflow_extras", "no cncf.kubernetes", "playbooks/lock.yml"),
+        (
+            {"airflow_kubernetes_worker_container_repository": ""},
+            "airflow_kubernetes_worker_container_repository",
+            "no value: pods would have no image",
+            "set airflow_kubernetes_worker_container_repository",
+        ),
+        (
+            {"airflow_kubernetes_worker_container_tag": ""},
+            "airflow_kubernetes_worker_container_tag",
+            "no value: pods would have no image",
+            "set airflow_kubernetes_worker_container_tag",
+        ),
+        ({"airflow_kubernetes_kubeconfig": ""}, "airflow_kubernetes_kubeconfig", "no value", "kubectl config view"),
+        (
+            {"airflow_kubernetes_pod_template_file": "/site/pod.yml"},
+            "airflow_kubernetes_pod_template_file",
+            '"/site/pod.yml", which is missing',
+            "correct the path",
+        ),
+    ],
+)
+def test_what_kubernetes_lacks(changed: dict[str, Any], subject: str, found: str, remedy: str) -> None:
+    problem = only(pods(**changed))
+    assert (problem.subject, found in problem.found, remedy in problem.remedy) == (subject, True, True), str(problem)
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "found"),
+    [
+        (None, "missing", "which is missing on the control node"),
+        (None, "directory", "which is a folder"),
+        (None, "file", "which cannot be read"),
+        ("text", "file", "no clusters"),
+        ({**KUBECONFIG, "clusters": None}, "file", "no clusters"),
+        ({**KUBECONFIG, "current-context": ""}, "file", "current-context is not among"),
+        ({**KUBECONFIG, "users": []}, "file", "names what is not there: user robot"),
+        (
+            {**KUBECONFIG, "users": [{"name": "robot", "user": {"client-key": "/root/key.pem"}}]},
+            "file",
+            "names files that the hosts do not have: client-key of users robot",
+        ),
+    ],
+)
+def test_a_kubeconfig_that_would_not_work(config: Any, kind: str, found: str) -> None:
+    problem = only(pods(config, kind))
+    assert problem.subject == "airflow_kubernetes_kubeconfig"
+    assert found in problem.found
+    assert "s3cr3t" not in str(problem)
+
+
+def test_only_an_installation_looks_at_the_kubeconfig() -> None:
+    variables = {host: {**values, **PODS} for host, values in cluster().items()}
+    inventory = Inventory({**GROUPS, **LOCAL}, variables)
+    assert check_inventory(inventory, CATALOGUE, "operate") == []
+    assert check_inventory(inventory, CATALOGUE, "install") != []
+
+
+def test_a_lock_without_the_provider_is_refused() -> None:
+    problem = only(check(PODS, LOCAL, lock=("/l", LOCK), paths={"/site/kubeconfig": "file"}, kubeconfig=KUBECONFIG))
+    assert "apache-airflow[cncf-kubernetes] is wanted" in problem.found
+
+
+# -- how much runs at once ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [0, -1, "0", "-5", 1.5, True, "many", [4]])
+@pytest.mark.parametrize("option", [name.removeprefix("core.") for name in AT_LEAST_ONE])
+def test_bounds_below_one_are_refused(option: str, value: Any) -> None:
+    problem = only(check({"airflow_config": {"core": {option: value}}}))
+    assert problem.subject.startswith(f"airflow_config, option {option} of the section core")
+    assert problem.found.endswith("on all hosts") and problem.allowed.startswith("an integer >= 1")
+
+
+@pytest.mark.parametrize("value", [1, "1", 200, None])
+def test_bounds_that_let_something_run(value: Any) -> None:
+    assert check({"airflow_config": {"core": {name.removeprefix("core."): value for name in AT_LEAST_ONE}}}) == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "subject"),
+    [
+        ({"postgresql_max_connections": 149}, "postgresql_max_connections"),
+        ({"postgresql_parameters": {"max_connections": "149"}}, "postgresql_parameters"),
+        (
+            {"postgresql_max_connections": 500, "postgresql_parameters": {"max_connections": 149}},
+            "postgresql_parameters",
+        ),
+    ],
+)
+def test_fewer_connections_than_the_components_open(variables: dict[str, Any], subject: str) -> None:
+    problem = only(check(variables, connections=150))
+    assert problem.subject == subject
+    assert problem.found.startswith("149 connections; the components of this inventory may open 150")
+    assert problem.allowed.startswith("at least 150")
+    assert "remove it" in problem.remedy
+    assert check(variables, connections=149) == []
+    assert check(variables, connections=None) == []
+
+
+def test_another_server_s_connections_are_its_own_business() -> None:
+    elsewhere = {"cluster_database_host": "db.example.org", "postgresql_max_connections": 10}
+    assert check(elsewhere, groups={"postgresql": []}, connections=150) == []
 
 
 def test_workers_without_celery() -> None:
     problem = only(check({"airflow_executor": "LocalExecutor"}))
     assert "2 hosts in the group workers, which would idle" in problem.found
+    assert problem.remedy.startswith("write CeleryExecutor,LocalExecutor or LocalExecutor,CeleryExecutor")
 
 
 # -- addresses and ports --------------------------------------------------------------------------------------------

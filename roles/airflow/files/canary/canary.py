@@ -1,4 +1,4 @@
-"""The canary of verify.yml: one task on every worker, two that overlap, and enough to use up leaking slots."""
+"""The canary of verify.yml: a task on every worker and for every executor, two that overlap, and many for leaks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from pathlib import Path
 from airflow.sdk import DAG, task
 
 SETTINGS = json.loads(Path(__file__).with_name("canary.json").read_text())
+FIRST, *OTHERS = SETTINGS["executors"] or [None]
 
 with DAG(
     "dataops_canary",
     schedule=None,
     is_paused_upon_creation=False,
-    max_active_tasks=len(SETTINGS["workers"]) + SETTINGS["tasks"],
+    max_active_tasks=len(SETTINGS["workers"]) + len(OTHERS) + SETTINGS["tasks"],
+    default_args={"executor": FIRST} if FIRST else {},
     tags=["dataops.airflow"],
 ):
 
@@ -30,6 +32,8 @@ with DAG(
 
     for number, worker in enumerate(SETTINGS["workers"]):
         say.override(task_id=f"on_{worker}", queue=worker)(number)
+    for executor in OTHERS:
+        say.override(task_id=f"by_{executor}", executor=executor)(0)
 
     middle = [rest.override(task_id=name)(3) for name in ("left", "right")]
     (

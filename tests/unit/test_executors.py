@@ -1,0 +1,87 @@
+"""Executors beside each other: what the role cluster derives from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from expressions import evaluate
+
+CONTROL = ("schedulers", "webservers", "dag_processors", "triggerers")
+PORT = 8793
+
+
+def derived(name: str, executor: str, workers: int = 2, schedulers: int = 1, host: str = "control1") -> Any:
+    """Value on a host of a cluster whose workers have 16 slots each."""
+    names = [f"worker{number}" for number in range(1, workers + 1)]
+    control = [f"control{number}" for number in range(1, schedulers + 1)]
+    groups = {**dict.fromkeys(CONTROL, control), "postgresql": ["control1"], "redis": ["control1"], "workers": names}
+    variables = {
+        "groups": {"all": [*control, *names], **groups},
+        "hostvars": {member: {} for member in [*control, *names]},
+        "group_names": [group for group, members in groups.items() if host in members],
+        "airflow_executor": executor,
+        "cluster_database_backend": "postgresql",
+        "cluster_database_port": 5432,
+        "cluster_redis_port": 6379,
+        "cluster_balancer_port": 8081,
+        "cluster_webserver_port": 8080,
+        "cluster_flower_port": 5555,
+        "cluster_scheduler_health_port": 8974,
+        "cluster_triggerer_log_port": 8794,
+        "cluster_worker_log_port": PORT,
+    }
+    return evaluate(f"{{{{ {name} }}}}", ("cluster",), variables)
+
+
+@pytest.mark.parametrize(
+    ("executor", "workers", "celery", "local", "kubernetes"),
+    [
+        ("", 2, True, False, False),
+        ("", 0, False, True, False),
+        ("CeleryExecutor,LocalExecutor", 2, True, True, False),
+        ("quick:LocalExecutor, big:CeleryExecutor", 2, True, True, False),
+        ("LocalExecutor,KubernetesExecutor", 0, False, True, True),
+        ("KubernetesExecutor", 0, False, False, True),
+    ],
+)
+def test_each_is_known_by_its_name(executor: str, workers: int, celery: bool, local: bool, kubernetes: bool) -> None:
+    names = ("cluster_celery", "__cluster_local", "__cluster_kubernetes")
+    assert [derived(name, executor, workers) for name in names] == [celery, local, kubernetes]
+    assert bool(derived("cluster_workers", executor, workers)) is celery
+
+
+@pytest.mark.parametrize(
+    ("executor", "workers", "schedulers", "parallelism", "pool"),
+    [
+        ("CeleryExecutor", 2, 1, 32, 32),
+        ("CeleryExecutor", 3, 2, 24, 48),
+        ("CeleryExecutor,LocalExecutor", 2, 1, 64, 32),
+        ("CeleryExecutor,LocalExecutor", 3, 2, 56, 48),
+        ("LocalExecutor,CeleryExecutor", 2, 1, 64, 128),
+        ("CeleryExecutor,KubernetesExecutor", 2, 1, 64, 32),
+        ("LocalExecutor,KubernetesExecutor", 0, 1, 32, 128),
+        ("KubernetesExecutor", 0, 2, 32, 128),
+    ],
+)
+def test_capacity(executor: str, workers: int, schedulers: int, parallelism: int, pool: int) -> None:
+    """Worker slots, and Airflow's 32 for what has none; the default pool is that of the first executor."""
+    found = [
+        int(derived(name, executor, workers, schedulers)) for name in ("cluster_parallelism", "__cluster_default_pool")
+    ]
+    assert found == [parallelism, pool]
+
+
+@pytest.mark.parametrize(
+    ("executor", "workers", "host", "serves"),
+    [
+        ("CeleryExecutor", 2, "control1", False),
+        ("CeleryExecutor,LocalExecutor", 2, "control1", True),
+        ("CeleryExecutor,LocalExecutor", 2, "worker1", True),
+        ("LocalExecutor", 0, "control1", True),
+        ("KubernetesExecutor", 0, "control1", False),
+    ],
+)
+def test_who_serves_logs(executor: str, workers: int, host: str, serves: bool) -> None:
+    listeners = derived("__cluster_ports_here", executor, workers, host=host)
+    assert [listener["port"] for listener in listeners].count(PORT) == int(serves)
