@@ -1,6 +1,6 @@
 """The limits on tasks at once, each as an edit of the inventory or of the DAG, and what `parallel_dag` then does.
 
-Each experiment leaves a report in .cache/concurrency; `make experiments` makes the pictures of docs/concurrency.md of them.
+Each leaves a report in .cache/concurrency; `make experiments` takes the pictures of docs/concurrency.md from there.
 """
 
 from __future__ import annotations

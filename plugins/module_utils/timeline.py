@@ -13,7 +13,7 @@ from typing import Any
 from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import seconds
 
 Task = Mapping[str, Any]
-"""`task`, `host`, and in seconds since the first task could run: `scheduled`, `queued`, `start`, `end`; `slots` it takes."""
+"""`task`, `host`, `slots` that it takes; `scheduled`, `queued`, `start`, `end` in seconds since the first could run."""
 
 COLOURS = {"limit": "#d9d9d9", "worker": "#fdb863", "runs": "#2b6cb0"}
 """A task that waits for its turn (pool, parallelism, limits of its DAG), that waits for a worker, that runs."""
@@ -104,7 +104,7 @@ def require_plotter() -> None:
     :raises NoPlotterError: where it is missing.
     """
     try:
-        import matplotlib  # noqa: F401, PLC0415  only who wants a picture needs it
+        import matplotlib  # noqa: F401  only who wants a picture needs it
     except ImportError as problem:
         raise NoPlotterError(
             "a report is drawn by matplotlib, which the Python of ansible-playbook does not have; "
@@ -118,14 +118,19 @@ def picture(title: str, tasks: Sequence[Task], slots: Mapping[str, int]) -> str:
     :raises NoPlotterError: where the library that draws is missing.
     """
     require_plotter()
-    import matplotlib as mpl  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
-    from matplotlib.patches import Patch  # noqa: PLC0415
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     by_host = [(one, lanes([task for task in tasks if task["host"] == one["host"]])) for one in hosts(tasks, slots)]
     heights = [max(len(rows), 1) * ROW + 0.35 for _, rows in by_host] + [1.2]
     # Text stays text, and the same tasks make the same file.
-    told_to = {"svg.fonttype": "none", "svg.hashsalt": "dataops.airflow", "font.size": 8, "text.parse_math": False}
+    told_to: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "dataops.airflow",
+        "font.size": 8,
+        "text.parse_math": False,
+    }
     with mpl.rc_context(told_to):
         figure = Figure(figsize=(INCHES, sum(heights) + 1.0), layout="constrained")
         axes = figure.subplots(len(heights), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]

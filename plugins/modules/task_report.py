@@ -27,8 +27,8 @@ options:
     default: ""
   tasks:
     description:
-      - The tasks, as M(dataops.airflow.canary) returns them. Left out, nothing is written, and only what a report needs is
-        required.
+      - The tasks, as M(dataops.airflow.canary) returns them. Left out, nothing is written, and only what a report
+        needs is required.
     type: list
     elements: dict
   slots:

@@ -82,7 +82,9 @@ def test_the_picture_shows_every_task_and_host() -> None:
 
 def test_the_page_needs_no_other_file() -> None:
     page = timeline.page("A & B", "<all> well", TASKS, {})
-    assert page.startswith("<!DOCTYPE html>") and "&lt;all&gt; well" in page and "&lt;c&gt;" in page and "<c>" not in page
+    assert (
+        page.startswith("<!DOCTYPE html>") and "&lt;all&gt; well" in page and "&lt;c&gt;" in page and "<c>" not in page
+    )
     assert re.findall(r'(?:src|href)="(?!#)[^"]*"', page) == []
     assert page.count("<svg") == 1 and page.index("<svg") < page.index("<table>")
 
