@@ -35,8 +35,8 @@ HOSTS = ("control1", "worker1", "worker2")
 """One for all but the tasks, and two workers, which share the machine's processors with it."""
 TUNED = {
     "core": ["parallelism", "default_pool_task_slot_count", "max_active_tasks_per_dag", "max_active_runs_per_dag"],
-    "dag_processor": ["parsing_processes", "min_file_process_interval", "refresh_interval"],
-    "scheduler": ["scheduler_idle_sleep_time"],
+    "dag_processor": ["parsing_processes", "refresh_interval"],
+    "workers": ["min_heartbeat_interval"],
 }
 """Options that the collection sets and that bear on throughput; the defaults are what Airflow makes of none of them."""
 # Ours, theirs, theirs, ours: what the machine does besides grows or shrinks alike for both.

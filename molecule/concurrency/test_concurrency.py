@@ -46,6 +46,8 @@ def converge(cluster: Cluster, dags: Path) -> set[str]:
 @pytest.fixture(scope="module", autouse=True)
 def quiet(cluster: Cluster, api: Api, dags: Path) -> None:
     """Let the runs end that begin when `parallel_dag` is switched on, so that each experiment has the cluster alone."""
+    cluster.change(LIMITS, "---\n")
+    cluster.change(WORKERS, "airflow_worker_concurrency: 4\n")
     converge(cluster, dags)
     api.run_dag("parallel_dag")
     runs = "/api/v2/dags/parallel_dag/dagRuns?state=running&state=queued"
@@ -94,7 +96,7 @@ def test_parallelism_2_runs_two(cluster, api, dags):
     cluster.change(LIMITS, "airflow_config: {core: {parallelism: 2}}\n")
     assert converge(cluster, dags) == SCHEDULER
     found = look(cluster, api, "parallelism-2", "parallelism 2: task_2 and task_3 side by side")
-    assert overlap(found["task_2"], found["task_3"]) > 1
+    assert overlap(found["task_2"], found["task_3"]) > 0
     assert most(found.values()) == 2
 
 
@@ -105,6 +107,11 @@ def test_max_active_tasks_1_of_the_dag(cluster, api, dags):
     found = look(cluster, api, "max-active-tasks-1", "max_active_tasks=1 of the DAG")
     assert overlap(found["task_2"], found["task_3"]) < 0
     assert most(found.values()) == 1
+    # Since Airflow 3 it counts for each run by itself.
+    runs = [api.start_dag("parallel_dag") for _ in range(2)]
+    wait_until(lambda: {api.ask("GET", run)[1]["state"] for run in runs} == {"success"}, 120)
+    assert [most(times(api.tasks(run), {})) for run in runs] == [1, 1]
+    assert most(times([task for run in runs for task in api.tasks(run)], {})) == 2
 
 
 def history(api: Api, dag: str) -> list[dict[str, Any]]:
@@ -160,7 +167,7 @@ def test_worker_concurrency_1_puts_them_on_two_hosts(cluster, api, dags):
     for number in range(2):
         found = look(cluster, api, "worker-concurrency-1", "worker_concurrency 1 on two workers: a host for each")
         assert {found["task_2"]["host"], found["task_3"]["host"]} == {"worker1", "worker2"}, number
-        assert overlap(found["task_2"], found["task_3"]) > 1, number
+        assert overlap(found["task_2"], found["task_3"]) > 0, number
 
 
 def test_nothing_is_left_to_change(cluster, dags):
