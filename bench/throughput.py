@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure tasks per minute, the delay of a task and the processor time that it costs: Airflow's defaults against ours.
 
-usage: bench/throughput.py [--document] [--tasks N] [--dags N]
+usage: bench/throughput.py [--document] [--tasks N] [--dags N] [--concurrency N]
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ TUNED = {
     "core": ["parallelism", "default_pool_task_slot_count", "max_active_tasks_per_dag", "max_active_runs_per_dag"],
     "dag_processor": ["parsing_processes", "refresh_interval"],
     "workers": ["min_heartbeat_interval"],
+    "celery": ["extra_celery_config"],
 }
 """Options that the collection sets and that bear on throughput; the defaults are what Airflow makes of none of them."""
 # Ours, theirs, theirs, ours: what the machine does besides grows or shrinks alike for both.
@@ -69,15 +70,14 @@ with DAG("many_dags_{number:03}", schedule=None, is_paused_upon_creation=False):
 Figures = dict[str, float]
 
 
-def write_inventory() -> None:
-    """One control host with everything, and two workers."""
+def write_inventory(concurrency: int) -> None:
+    """One control host with everything, and two workers with so many slots each."""
     control: dict[str, Any] = {"hosts": {"control1": {}}}
     groups = ("postgresql", "redis", "schedulers", "webservers", "dag_processors", "triggerers")
     children = dict.fromkeys(groups, control) | {"workers": {"hosts": {"worker1": {}, "worker2": {}}}}
     # Dumped through JSON: YAML would write the same dict once, with references to it.
     (INVENTORY / "hosts.yml").write_text(json.dumps({"all": {"children": children}}))
-    # As in Airflow, for both.
-    (INVENTORY / "group_vars" / "workers.yml").write_text("airflow_worker_concurrency: 16\n")
+    (INVENTORY / "group_vars" / "workers.yml").write_text(f"airflow_worker_concurrency: {concurrency}\n")
 
 
 def write_dags(tasks: int, dags: int) -> None:
@@ -168,12 +168,12 @@ def measure(api: Api, dags: list[str], tasks_each: int) -> Figures:
     }
 
 
-def measure_all(tasks: int, dags: int) -> dict[str, dict[str, list[Figures]]]:
+def measure_all(tasks: int, dags: int, concurrency: int) -> dict[str, dict[str, list[Figures]]]:
     """Both kinds of settings, on the same hosts, each twice: `{load: {settings: [figures]}}`."""
     loads = {"many tasks": (["many_tasks"], tasks), "many DAGs": ([f"many_dags_{n:03}" for n in range(dags)], 2)}
     found: dict[str, dict[str, list[Figures]]] = {name: {"defaults": [], "ours": []} for name in loads}
     with bare_hosts("throughput"):
-        write_inventory()
+        write_inventory(concurrency)
         write_dags(tasks, dags)
         run("throughput-create", [PLAYBOOK, *INVENTORIES, "lab/create.yml"])
         for number, settings in enumerate(ORDER):
@@ -195,7 +195,7 @@ ROWS = (
 """Figure, title, decimals, and whether less is better."""
 
 
-def report(found: dict[str, dict[str, list[Figures]]], facts: dict[str, Any]) -> str:
+def report(found: dict[str, dict[str, list[Figures]]], facts: dict[str, Any], concurrency: int) -> str:
     """The table: each figure's mean, and how many times better ours is."""
     lines = []
     for name, by_settings in found.items():
@@ -209,7 +209,7 @@ def report(found: dict[str, dict[str, list[Figures]]], facts: dict[str, Any]) ->
     head = {"Figure": "---", "Airflow's defaults": "---:", "ours": "---:", "times better": "---:"}
     return (
         f"{facts['time']}, commit {facts['commit']}, {facts['cpus']} CPUs ({facts['model']}) shared by control node and"
-        f" hosts; means of two runs each, in the order {', '.join(ORDER)}.\n\n{table(head, lines)}\n"
+        f" hosts; two workers of {concurrency} slots; means of two runs each, in the order {', '.join(ORDER)}.\n\n{table(head, lines)}\n"
     )
 
 
@@ -218,14 +218,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=500, help="short tasks of one DAG (default 500)")
     parser.add_argument("--dags", type=int, default=100, help="DAGs with two short tasks each (default 100)")
+    parser.add_argument("--concurrency", type=int, default=16, help="slots of each worker (default 16, as in Airflow)")
     parser.add_argument("--document", action="store_true", help=f"write the report into {PAGE.relative_to(ROOT)}")
     options = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     try:
         facts = machine()
-        found = measure_all(options.tasks, options.dags)
+        found = measure_all(options.tasks, options.dags, options.concurrency)
         (RESULTS / "throughput.json").write_text(json.dumps({"machine": facts, "found": found}, indent=1) + "\n")
-        text = report(found, facts)
+        text = report(found, facts, options.concurrency)
         print(text)
         if options.document:
             document(PAGE, BEGIN, END, text)
