@@ -44,11 +44,13 @@ def converge(cluster: Cluster, dags: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quiet(cluster: Cluster, api: Api, dags: Path) -> None:
+def quiet(request: pytest.FixtureRequest, cluster: Cluster, dags: Path) -> None:
     """Let the runs end that begin when `parallel_dag` is switched on, so that each experiment has the cluster alone."""
     cluster.change(LIMITS, "---\n")
     cluster.change(WORKERS, "airflow_worker_concurrency: 4\n")
     converge(cluster, dags)
+    # Now that its server runs, whatever was left undone before.
+    api = request.getfixturevalue("api")
     api.run_dag("parallel_dag")
     runs = "/api/v2/dags/parallel_dag/dagRuns?state=running&state=queued"
     wait_until(lambda: api.ask("GET", runs)[1]["total_entries"] == 0, 120)

@@ -146,7 +146,8 @@ def picture(title: str, tasks: Sequence[Task], slots: Mapping[str, int]) -> str:
                     if len(tasks) <= NAMED:
                         axis.text(task["start"], number, f" {task['task']}", va="center", color="white", clip_on=True)
             of = "" if one["slots"] is None else f" of {one['slots']}"
-            axis.set_title(f"{one['host']}: {one['tasks']} tasks, at most {one['most']}{of} slots at once", loc="left")
+            count = f"{one['tasks']} task{'s' * (one['tasks'] != 1)}"
+            axis.set_title(f"{one['host']}: {count}, at most {one['most']}{of} slots at once", loc="left")
             axis.set_yticks([])
             axis.set_ylim(max(len(rows), 1) - 0.4, -0.6)
         for one, _ in by_host:

@@ -46,7 +46,7 @@ def test_a_report_is_written_where_it_was_asked_for(site: Path) -> None:
     assert "Canary manual__1: 1 tasks succeeded" in page and "<td>left</td>" in page
     # Without Celery, the scheduler's own slots.
     for drawn in (page, picture):
-        assert "control1: 1 tasks, at most 1 of 32 slots at once" in drawn
+        assert "control1: 1 task, at most 1 of 32 slots at once" in drawn
 
 
 @pytest.mark.parametrize("arguments", [(), ("--check", "-e", "report=report.html")])
