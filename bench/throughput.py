@@ -209,7 +209,8 @@ def report(found: dict[str, dict[str, list[Figures]]], facts: dict[str, Any], co
     head = {"Figure": "---", "Airflow's defaults": "---:", "ours": "---:", "times better": "---:"}
     return (
         f"{facts['time']}, commit {facts['commit']}, {facts['cpus']} CPUs ({facts['model']}) shared by control node and"
-        f" hosts; two workers of {concurrency} slots; means of two runs each, in the order {', '.join(ORDER)}.\n\n{table(head, lines)}\n"
+        f" hosts; two workers of {concurrency} slots; means of two runs each, in the order {', '.join(ORDER)}."
+        f"\n\n{table(head, lines)}\n"
     )
 
 
