@@ -96,6 +96,11 @@ faults: setup ## Break a cluster in every way that it must bear, and write what 
 	cp .cache/faults.json docs/faults.json
 	docs/generate.py
 
+.PHONY: experiments
+experiments: setup ## Try every limit on tasks at once on a cluster, and draw docs/pictures of it
+	molecule test -s concurrency
+	cp .cache/concurrency/parallelism-[12].svg .cache/concurrency/worker-concurrency-1.svg docs/pictures/
+
 .PHONY: demo
 demo: setup ## Start a cluster on this machine, to look at
 	lab/demo.sh up

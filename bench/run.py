@@ -22,7 +22,8 @@ RESULTS = ROOT / ".cache" / "bench"
 PAGE = ROOT / "docs" / "benchmark.md"
 NOTES = Path(__file__).with_name("slow_tasks.json")
 BEGIN, END = "<!-- results: written by bench/run.py --document -->", "<!-- end of results -->"
-LAB = "bench"
+# Hosts and a network of their own, for a benchmark that shall not meet another one.
+LAB = os.environ.get("BENCH_LAB", "bench")
 OVERLAY = f"lab/inventories/{LAB}.yml"
 PLAYBOOK = str(ROOT / ".venv" / "bin" / "ansible-playbook")
 INVENTORIES = ["-i", f".lab/{LAB}/inventory", "-i", OVERLAY]

@@ -143,6 +143,7 @@ def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
         "limits": [asdict(limit) for limit in limits],
         "cluster": asdict(tightest(bounds)),
         "dag": asdict(tightest([*bounds, of_dag])),
+        "max_active_tasks_per_dag": int(config["max_active_tasks_per_dag"]),
         "max_active_runs_per_dag": int(config["max_active_runs_per_dag"]),
         "parallelism": parallelism,
         "task_memory": facts["task_memory"],
@@ -165,6 +166,8 @@ def growth(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
     served = {name: queue["slots"] for name, queue in now["queues"].items()}
     concurrency = [int(worker["concurrency"]) for worker in then["workers"] if worker["name"] not in known]
     restarts = ["the scheduler"] if now["parallelism"] != then["parallelism"] else []
+    if now["max_active_tasks_per_dag"] != then["max_active_tasks_per_dag"]:
+        restarts.append("the DAG processor")
     if now["connections"]["available"] != then["connections"]["available"]:
         restarts.append("PostgreSQL")
     return {
@@ -191,7 +194,7 @@ def table(now: Mapping[str, Any], more: Mapping[str, Any] | None) -> str:
     for name, queue in now["queues"].items():
         rows.append((f"queue {name}", f"{queue['slots']} slots on {', '.join(queue['workers'])}"))
     rows += [(limit["name"], f"{limit['tasks']} tasks at once") for limit in now["limits"]]
-    for title, key in (("all DAGs together", "cluster"), ("one DAG", "dag")):
+    for title, key in (("all DAGs together", "cluster"), ("one DAG run", "dag")):
         limit = now[key]
         rows.append((title, f"{limit['tasks']} tasks at once, by {limit['name']}; raise it with {limit['raise_with']}"))
     rows.append(("runs of one DAG", f"{now['max_active_runs_per_dag']} at once, by [core] max_active_runs_per_dag"))

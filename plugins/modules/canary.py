@@ -93,7 +93,9 @@ overlap:
   type: float
   returned: success
 tasks:
-  description: Every task with its name, host, start and end in seconds since the first start.
+  description:
+    - Every task with its name, its host and the slots that it takes, and, in seconds since the first of them could run,
+      when it could (C(scheduled)), when its turn came (C(queued)), its C(start) and its C(end).
   type: list
   elements: dict
   returned: success
@@ -113,6 +115,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import Api, ApiError, seconds
 from ansible_collections.dataops.airflow.plugins.module_utils.celery_worker import BrokerError, ping
+from ansible_collections.dataops.airflow.plugins.module_utils.timeline import times
 
 DAG = "dataops_canary"
 # A worker that has no result backend stops after 32 tasks.
@@ -293,19 +296,10 @@ def main() -> None:
         read_logs(api, run, list(workers), executors)
     except (CanaryError, ApiError) as problem:
         module.fail_json(msg=f"canary: {problem}")
-    zero = min(seconds(task["start_date"]) for task in instances)
     names: dict[str, str] = {}
     for worker, address in workers.items():
         names.setdefault(address, worker)  # the first worker of a host has its name
-    tasks = [
-        {
-            "task": task["task_id"] if task["map_index"] < 0 else f"{task['task_id']}[{task['map_index']}]",
-            "host": names.get(task["hostname"], task["hostname"]),
-            "start": round(seconds(task["start_date"]) - zero, 2),
-            "end": round(seconds(task["end_date"]) - zero, 2),
-        }
-        for task in instances
-    ]
+    tasks = times(instances, names)
     by_host = dict(collections.Counter(task["host"] for task in tasks))
     module.exit_json(changed=False, run=run, seconds=took, overlap=overlap, tasks=tasks, by_host=by_host)
 

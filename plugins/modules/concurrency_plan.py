@@ -9,8 +9,8 @@ module: concurrency_plan
 short_description: Tell how many tasks an inventory runs at once, what bounds them, and what that costs
 version_added: 0.1.0
 description:
-  - Adds up the slots of each queue, names the lowest limit for all DAGs together and for one DAG, estimates the memory
-    that each host needs when all its slots are taken, and shows the connections to PostgreSQL.
+  - Adds up the slots of each queue, names the lowest limit for all DAGs together and for one DAG run, estimates the
+    memory that each host needs when all its slots are taken, and shows the connections to PostgreSQL.
   - Runs on the control node, connects to no host, changes nothing.
 options:
   executor:

@@ -269,10 +269,11 @@ def test_awkward_options_come_back(hosts: Hosts) -> None:
     celery = json.loads(config["celery"]["extra_celery_config"])
     assert celery.pop("task_publish_retry_policy")["max_retries"] is None, "beside the site's own"
     assert celery.pop("task_annotations") == ["worker_disk.DiskGuard"]
+    assert celery.pop("imports") == ["airflow.dag_processing.dagbag"]
     assert celery == own_celery
     assert config.getboolean("metrics", "statsd_on") is True
     assert config.getint("metrics", "statsd_port") == 8125
-    assert config.getint("core", "max_active_tasks_per_dag") == 7
+    assert configurations(hosts["first"])["dag-processor"].getint("core", "max_active_tasks_per_dag") == 7
     assert "load_examples" not in config["core"]
     assert "max_active_tasks_per_dag" not in configurations(hosts["big"])["worker"]["core"]
     own = {

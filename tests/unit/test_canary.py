@@ -38,6 +38,9 @@ def task(name: str, host: str = "10.0.0.21", start: int = 0, end: int = 5, **cha
         "hostname": host,
         "start_date": f"2026-01-01T12:00:{start:02}Z",
         "end_date": f"2026-01-01T12:00:{end:02}Z",
+        "scheduled_when": None,
+        "queued_when": None,
+        "pool_slots": 1,
         **changes,
     }
 
@@ -212,7 +215,8 @@ def test_a_good_cluster_passes(cluster: dict[str, Any], capsys: pytest.CaptureFi
     assert not answer.get("failed"), answer
     assert (answer["run"], answer["overlap"], answer["changed"]) == ("run", 3.0, False)
     assert answer["by_host"] == {"worker1": 35, "worker2": 1}
-    assert answer["tasks"][1] == {"task": "right", "host": "worker1", "start": 2.0, "end": 9.0}
+    right = {"task": "right", "host": "worker1", "scheduled": 2.0, "queued": 2.0, "start": 2.0, "end": 9.0, "slots": 1}
+    assert answer["tasks"][1] == right
 
 
 def test_a_check_runs_no_dag(cluster: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

@@ -191,6 +191,11 @@ def test_one_more_worker_is_told_with_what_it_restarts() -> None:
         assert word in last
 
 
+def test_a_limit_that_grows_restarts_who_writes_it_into_the_dags() -> None:
+    large = plan(facts(config={"max_active_tasks_per_dag": 18, "max_active_runs_per_dag": 18}))
+    assert growth(plan(facts()), large)["restarts"] == ["the DAG processor"]
+
+
 def test_a_worker_that_changes_nothing_restarts_nothing() -> None:
     now = plan(facts(config={"parallelism": 2}))
     more = growth(now, plan(facts(config={"parallelism": 2})))
