@@ -459,7 +459,13 @@ def local_paths(variables: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the paths on the control node that some host's variables name, as they are written."""
     found: dict[str, None] = {}
     for values in variables.values():
-        for name in ("airflow_lock", "airflow_dags", "airflow_wheelhouse", "airflow_webserver_config", *KUBERNETES_PATHS):
+        for name in (
+            "airflow_lock",
+            "airflow_dags",
+            "airflow_wheelhouse",
+            "airflow_webserver_config",
+            *KUBERNETES_PATHS,
+        ):
             if isinstance(values.get(name), str) and values[name]:
                 found[values[name]] = None
         found.update(dict.fromkeys(_strings(values.get("cluster_ca_certificates"))))
