@@ -44,6 +44,12 @@ NAMES = {
 }
 """Dictionaries whose keys become the names of settings, and what those may be."""
 
+NO_FILE = {
+    *("airflow_pools", "airflow_variables", "airflow_connections", "airflow_roles", "airflow_users"),
+    *("airflow_dags_git_key", "airflow_dags_git_known_hosts"),
+}
+"""Variables that go into no file of a host: into the metadata database, and to git on the control node."""
+
 _SECTION = re.compile(r"[^\[\]\x00-\x1f\x7f]+")
 _HBA = {
     "database": re.compile(r'[^"\\\x00-\x1f\x7f]+'),
@@ -59,6 +65,8 @@ def misread(name: str, value: Any) -> Iterator[Finding]:
     :param name: name of a public variable of the collection.
     :param value: its value, templates resolved.
     """
+    if name in NO_FILE:
+        return
     if name == "airflow_config":
         yield from _config(value)
     elif name == "airflow_service_options":
