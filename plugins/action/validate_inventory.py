@@ -178,8 +178,10 @@ def _reason(name: str, raw: Any, error: Exception) -> str:
     """Return why a template failed, on one line; for a secret without any detail; empty if it may wait for facts."""
     if rules.may_wait_for_facts(name, raw):
         return ""
-    if name in rules.SECRETS:
-        return f"its template or its vault fails ({type(error).__name__}); the detail is withheld, as it is a secret"
+    if name in rules.HIDDEN:
+        return (
+            f"its template or its vault fails ({type(error).__name__}); the detail is withheld, as it may hold a secret"
+        )
     return re.sub(r"\s+", " ", f"its template fails: {error}")
 
 

@@ -16,7 +16,7 @@ from tests.playbook import run_playbook
 from .collection import CHECKOUT, load, playbooks
 
 INSTALL = {"airflow", "haproxy", "postgresql", "redis", "site"}
-OPERATE = {"restart", "rollback", "verify", "worker_remove"}
+OPERATE = {"restart", "rollback", "settings", "verify", "worker_remove"}
 # Every host says the same: what the present release runs on, but no space for another one.
 PROBE = {
     "os": {"id": "debian", "version_id": "12", "pretty": "Debian GNU/Linux 12 (bookworm)"},

@@ -83,7 +83,18 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "airflow_admin_username": {"type": "str", "default": "admin"},
         "airflow_flower_username": {"type": "str", "default": "admin"},
         "airflow_flower_password": {"type": "str", "no_log": True},
-        "airflow_connections": {
+        "airflow_pools": {"type": "dict", "default": {}},
+        "airflow_variables": {"type": "dict", "default": {}, "no_log": True},
+        "airflow_connections": {"type": "dict", "default": {}, "no_log": True},
+        "airflow_roles": {"type": "dict", "default": {}},
+        "airflow_users": {"type": "dict", "default": {}, "no_log": True},
+        "airflow_purge": {
+            "type": "list",
+            "elements": "str",
+            "choices": ["pools", "variables", "connections", "roles", "users", "default_connections"],
+            "default": [],
+        },
+        "airflow_links": {
             "type": "list",
             "elements": "dict",
             "options": {
@@ -349,7 +360,7 @@ def test_wrong_types_are_refused(name: str, value: Any, allowed: str) -> None:
         ("redis_fsync", "always"),
         ("airflow_extras", []),
         ("postgresql_parameters", {"a": 1}),
-        ("airflow_connections", [{"id": "x", "port": "5"}]),
+        ("airflow_links", [{"id": "x", "port": "5"}]),
         ("cluster_database_user", 1),
     ],
 )
@@ -397,6 +408,172 @@ def test_right_instances_pass() -> None:
     assert check(w1={"airflow_worker_instances": {"gpu": entry, "2": {}, "a_b": {}}}) == []
 
 
+ADA = {"email": "ada@example.org", "roles": ["Op"], "password": "Kq9-Kq9-mmmA-7"}
+STORED: dict[str, Any] = {
+    "airflow_pools": {"reports": {"slots": 1, "description": AWKWARD, "include_deferred": True}, "2": {"slots": "64"}},
+    "airflow_variables": {"a b/c": AWKWARD, "n": 5, "off": False, "d": {"value": {"x": [1]}, "description": "d"}},
+    "airflow_connections": {
+        "warehouse": {
+            "conn_type": "postgres",
+            "host": "db",
+            "port": 5432,
+            "schema": "dwh",
+            "login": "etl",
+            "password": AWKWARD,
+            "extra": {"sslmode": "require"},
+            "description": "d",
+        },
+        "other.one-2": {"conn_type": "http"},
+    },
+    "airflow_roles": {"operators": {"permissions": {"Pools": ["can_read", "can_edit"], "DAG:seed": []}}},
+    "airflow_users": {
+        "ada": {**ADA, "first_name": "Ada", "last_name": "L", "active": False, "roles": ["operators", "Viewer"]}
+    },
+    "airflow_purge": ["pools", "users"],
+}
+
+
+def test_what_is_kept_in_the_database_passes() -> None:
+    assert check(STORED) == []
+    assert check({"airflow_purge": ["default_connections"]}) == []
+    assert check({"airflow_purge": ["pools"], "airflow_pools": {}}) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "entries", "subject", "found", "allowed", "remedy"),
+    [
+        ("pools", {"p": {"slots": 0}}, "p.slots", "0", "an integer >= 1", "correct slots of p"),
+        ("pools", {"p": {"slots": -1}}, "p.slots", "-1", "an integer >= 1", "correct slots of p"),
+        ("pools", {"p": {"slots": 1.5}}, "p.slots", "1.5", "an integer >= 1", "correct slots of p"),
+        ("pools", {"p": {"slots": True}}, "p.slots", "true", "an integer >= 1", "correct slots of p"),
+        ("pools", {"p": {"description": "d"}}, "p.slots", "missing", "an integer", "write slots"),
+        ("pools", {"p": {"slots": 1, "size": 2}}, "p.size", "no such field", "slots, ", "write slots instead"),
+        ("pools", {"p": {"slots": 1, "include_deferred": 1}}, "p.include_deferred", "1", "true or false", "correct"),
+        ("pools", {"p": 4}, "p", "a value of type int", "a dictionary with the keys slots", "write p: {...}"),
+        ("pools", {4: {"slots": 4}}, "name 4", "a value of type int", "text of at most 256", "rename it"),
+        (
+            "pools",
+            {"default_pool": {"slots": 4}},
+            "default_pool",
+            "Airflow's own",
+            "other pools",
+            "remove it; to choose",
+        ),
+        ("connections", {"c": {"host": "h"}}, "c.conn_type", "missing", "text, such as postgres", "write conn_type"),
+        ("connections", {"c": {"conn_type": ""}}, "c.conn_type", '""', "a type of connection", "correct conn_type"),
+        ("connections", {"c": {"conn_type": None}}, "c.conn_type", "nothing (null)", "text", "write conn_type"),
+        ("connections", {"c d": {"conn_type": "x"}}, 'name "c d"', "text of 3", "letters, digits", "rename it"),
+        ("connections", {"c": {"conn_type": "x", "port": 0}}, "c.port", "0", "an integer, 1 to 65535", "correct port"),
+        (
+            "connections",
+            {"c": {"conn_type": "x", "extra": "{}"}},
+            "c.extra",
+            "text of 2",
+            "a dictionary",
+            "write it as",
+        ),
+        (
+            "connections",
+            {"c": {"conn_type": "x", "user": "u"}},
+            "c.user",
+            "no such",
+            "conn_type",
+            "write login instead",
+        ),
+        (
+            "connections",
+            {"c": {"conn_type": "x", "passwort": "u"}},
+            "c.passwort",
+            "no such",
+            "conn_type",
+            "did you mean",
+        ),
+        (
+            "connections",
+            {"c": {"conn_type": "x", "password": 1}},
+            "c.password",
+            "a value of type int",
+            "text",
+            "put it",
+        ),
+        ("variables", {"v": None}, "v", "nothing (null)", "text, a number, true or false", "write {value"),
+        ("variables", {"v": ["a"]}, "v", "a list of 1 item", "text, a number", "write {value"),
+        (
+            "variables",
+            {"v": {"val": "x", "value": "y"}},
+            "v.val",
+            "no such field",
+            "value, desc",
+            "write value instead",
+        ),
+        ("variables", {"v": {"a": "x", "value": "y"}}, "v.a", "no such field", "value, description", "remove it"),
+        ("roles", {"Op": {"permissions": {}}}, "Op", "a role that Airflow", "other roles than Admin", "give what is"),
+        ("roles", {"r": {}}, "r.permissions", "missing", "a dictionary", "write permissions"),
+        (
+            "roles",
+            {"r": {"permissions": {"Pools": "can_read"}}},
+            "r.permissions",
+            '"Pools"',
+            "resources",
+            "did you mean",
+        ),
+        ("roles", {"r": {"permissions": {"Pools": ["read"]}}}, "r.permissions", '"Pools" with "read"', "resources", ""),
+        ("users", {"ada": {**ADA, "password": "x" * 11}}, "ada.password", "", "", "choose another one"),
+        ("users", {"ada": {**ADA, "password": "changeme-changeme"}}, "ada.password", "a placeholder", "a random", ""),
+        ("users", {"ada": {**ADA, "password": 123456789012}}, "ada.password", "a value of type int", "text", "put it"),
+        ("users", {"ada": {**ADA, "email": "ada"}}, "ada.email", '"ada"', "an address with one @", "correct email"),
+        (
+            "users",
+            {"ada": {**ADA, "roles": ["Vewer"]}},
+            "ada.roles",
+            '"Vewer"',
+            "a list of roles: Admin",
+            "did you mean Vie",
+        ),
+        ("users", {"ada": {**ADA, "roles": "Op"}}, "ada.roles", '"Op"', "a list of roles", "add the role"),
+        ("users", {"ada": {**ADA, "roles": []}}, "ada.roles", "an empty list", "a list of roles", "add the role"),
+        ("users", {"Root@example.org": ADA}, "Root@example.org", "the administrator", "other users", "remove it; set"),
+    ],
+)
+def test_what_airflow_would_not_take_is_refused(
+    kind: str, entries: dict[Any, Any], subject: str, found: str, allowed: str, remedy: str
+) -> None:
+    problem = only(check({f"airflow_{kind}": entries}))
+    assert problem.subject == f"airflow_{kind}, {subject} on all hosts"
+    assert problem.found.startswith(found) and problem.allowed.startswith(allowed), problem
+    assert problem.remedy.startswith(remedy), problem
+
+
+def test_two_users_do_not_share_an_address() -> None:
+    problems = check({"airflow_users": {"ada": ADA, "bob": {**ADA, "email": "ADA@example.org"}}})
+    assert [problem.found.partition(",")[2] for problem in problems] == [" which another user has"] * 2
+
+
+def test_what_is_wrong_with_a_secret_is_told_without_it() -> None:
+    hidden = "hunter2\nhunter2"
+    problems = check(
+        {
+            "airflow_users": {"ada": {**ADA, "password": hidden}},
+            "airflow_connections": {"c": {"conn_type": "x", "password": [hidden], "extra": hidden}},
+            "airflow_variables": {"v": [hidden]},
+        }
+    )
+    assert len(problems) == 4
+    assert "hunter2" not in report("", problems)
+
+
+def test_all_of_a_kind_is_purged_only_by_whoever_says_so() -> None:
+    problem = only(check({"airflow_purge": ["variables", "default_connections"]}))
+    assert "all variables would be removed" in problem.found
+    assert problem.remedy == "set airflow_variables, or take variables out of airflow_purge"
+    assert "must be one or more of: pools" in only(check({"airflow_purge": ["dags"]})).found
+
+
+def test_what_is_kept_in_the_database_is_the_same_for_all_hosts() -> None:
+    problem = only(check(w1={"airflow_pools": {"p": {"slots": 1}}}))
+    assert problem.subject == "airflow_pools" and "group_vars/all" in problem.remedy
+
+
 def test_a_worker_has_a_name_of_its_own() -> None:
     groups = {"workers": ["w1", "w1-gpu"], "all": ["db", "ctl", "w1", "w1-gpu"]}
     variables = {**cluster(), "w1-gpu": {"ansible_host": "10.0.0.9", **SECRET_VALUES}}
@@ -415,11 +592,11 @@ def test_null_is_allowed_where_it_is_the_default() -> None:
 
 
 def test_nested_values_are_checked_and_not_shown() -> None:
-    problem = only(check({"airflow_connections": [{"id": "x", "port": "hunter2", "pasword": "hunter2"}]}))
+    problem = only(check({"airflow_links": [{"id": "x", "port": "hunter2", "pasword": "hunter2"}]}))
     assert "pasword" in problem.found
     assert "port" in problem.found
     assert "hunter2" not in str(problem)
-    problem = only(check({"airflow_connections": [{"id": "x", "mode": "hunter2"}]}))
+    problem = only(check({"airflow_links": [{"id": "x", "mode": "hunter2"}]}))
     assert "must be one of: a, b" in problem.found
     assert "hunter2" not in str(problem)
 

@@ -26,6 +26,7 @@ PLUGINS = (
     "modules/validate_inventory.py",
     "module_utils/inventory_rules.py",
     "module_utils/lock_file.py",
+    "module_utils/stored_settings.py",
 )
 ROLE = CHECKOUT / "roles" / "airflow"
 ROLE_DEFAULTS = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
