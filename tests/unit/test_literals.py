@@ -13,8 +13,8 @@ from tests.contract.collection import ROLES, specs
 OPTIONS = {name: specs(name)["main"]["options"] for name in ROLES}
 EVERY = {name: spec for options in OPTIONS.values() for name, spec in options.items()}
 HOSTILE = "x\n[Service]\nExecStartPre=/bin/touch /tmp/pwned"
-# They carry text of several lines to where it is read: into files with quotes, which the golden tests read back; into the
-# metadata database; to git on the control node.
+# They carry text of several lines to where it is read: into files with quotes, which the golden tests read back; into
+# the metadata database; to git on the control node.
 OF_SEVERAL_LINES = {"airflow_environment", "airflow_variables", "airflow_dags_git_key", "airflow_dags_git_known_hosts"}
 
 
