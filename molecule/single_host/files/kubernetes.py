@@ -72,6 +72,10 @@ class Api(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def body(self) -> bytes:
+        """What came with a request; left unread, it would be taken for the start of the next one."""
+        return self.rfile.read(int(self.headers["Content-Length"] or 0))
+
     def chunk(self, body: bytes) -> None:
         """Send a part of an answer whose length nobody knows; an empty one ends it."""
         self.wfile.write(b"%x\r\n%s\r\n" % (len(body), body))
@@ -104,10 +108,10 @@ class Api(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Take a pod, if it comes with the token of the kubeconfig."""
+        pod = json.loads(self.body())
         if self.headers["Authorization"] != "Bearer token-of-the-lab":
             self.answer({"kind": "Status", "code": 401}, 401)
             return
-        pod = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         pod["metadata"] |= {"uid": pod["metadata"]["name"], "resourceVersion": "0"}
         PODS[pod["metadata"]["name"]] = {**pod, "status": {"phase": "Pending"}}
         (FOLDER / "pod.json").write_text(json.dumps(pod))
@@ -116,11 +120,12 @@ class Api(BaseHTTPRequestHandler):
 
     def do_PATCH(self) -> None:
         """Take a label for set."""
-        self.rfile.read(int(self.headers["Content-Length"]))
+        self.body()
         self.answer(PODS.get(self.path.partition("?")[0].rpartition("/")[2], {}))
 
     def do_DELETE(self) -> None:
         """Remove a pod."""
+        self.body()
         PODS.pop(self.path.partition("?")[0].rpartition("/")[2], None)
         self.answer({"kind": "Status", "status": "Success"})
 
