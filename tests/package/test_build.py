@@ -84,6 +84,7 @@ def test_the_tarball_holds_what_it_should(tarball: Path) -> None:
         "LICENSE",
         "MANIFEST.json",
         "README.md",
+        "SECURITY.md",
         "requirements.yml",
         "site.yml",
     }
