@@ -68,7 +68,11 @@ def make(target: str, lock: Path, url: str = "") -> subprocess.CompletedProcess[
     """Run a target for a lock."""
     options = [f"AUDIT_OPTIONS=--vulnerability-service osv --osv-url {url} --timeout 5"] if url else []
     return subprocess.run(
-        ["make", "--no-print-directory", target, f"LOCK={lock}", *options], cwd=CHECKOUT, capture_output=True, text=True, check=False
+        ["make", "--no-print-directory", target, f"LOCK={lock}", *options],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
