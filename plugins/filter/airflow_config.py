@@ -1,6 +1,6 @@
 # Copyright: the dataops.airflow contributors
 # Apache License 2.0 (see LICENSE)
-"""Filters that turn dicts into the text of an airflow.cfg and of a unit's environment file."""
+"""Filters that turn dicts into the text of an airflow.cfg, of a unit's environment file and of its directives."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible.plugins.filter.core import flatten
 
 Config = Mapping[str, Mapping[str, Any]]
 
@@ -66,9 +67,18 @@ def environment_text(variables: Mapping[str, Any]) -> str:
     return "".join(f'{name}="{value}"\n' for name, value in lines)
 
 
+def directives_text(directives: Mapping[str, Any]) -> str:
+    """Write directives of a unit: a line for each value of a list, none for ``None``; no line break at the end."""
+    lines: list[str] = []
+    for name, value in sorted(directives.items(), key=lambda item: item[0].lower()):
+        for line in flatten([value]):
+            lines.append(f"{name}={str(line).lower() if isinstance(line, bool) else line}")
+    return "\n".join(lines)
+
+
 class FilterModule:
     """Filters of this collection for the settings of Airflow's components."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names and functions."""
-        return {"config_text": config_text, "environment_text": environment_text}
+        return {"config_text": config_text, "directives_text": directives_text, "environment_text": environment_text}

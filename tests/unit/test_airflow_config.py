@@ -11,6 +11,7 @@ import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.dataops.airflow.plugins.filter.airflow_config import (
     config_text,
+    directives_text,
     environment_text,
     option_text,
     options_for,
@@ -90,3 +91,16 @@ def test_a_shell_reads_the_environment_back() -> None:
     done = subprocess.run(["/bin/sh", "-c", script], env={}, capture_output=True, text=True, check=True)
     found = dict(entry.split("=", 1) for entry in done.stdout.split("\0") if entry)
     assert {name: found[name] for name in hostile} == {name: str(value) for name, value in hostile.items()}
+
+
+def test_directives_are_lines_by_name() -> None:
+    directives = {
+        "UMask": "0027",
+        "LimitNOFILE": 65536,
+        "PrivateTmp": True,
+        "OOMPolicy": None,
+        "environment": ["A=1", "B=2"],
+    }
+    lines = ["environment=A=1", "environment=B=2", "LimitNOFILE=65536", "PrivateTmp=true", "UMask=0027"]
+    assert directives_text(directives).split("\n") == lines
+    assert directives_text({}) == ""
