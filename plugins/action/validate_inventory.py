@@ -7,13 +7,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+import ssl
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible.vars.manager import VariableManager
@@ -118,6 +119,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 built_wheels=_wheels(lock),
                 kubeconfig=self._yaml(kubeconfig) if paths.get(kubeconfig) == "file" else None,
                 connections=connections,
+                certificates=self._certificates(inventory.settings("haproxy_certificate").values()),
             ),
             rules.Catalogue(
                 options={role: options for role, path in roles.items() if (options := _options(path))},
@@ -133,6 +135,22 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return yaml.safe_load(self._loader.get_text_file_contents(self._loader.path_dwim(path)))
         except Exception:  # whatever is wrong with it may show a part of a secret
             return None
+
+    def _certificates(self, paths: Iterable[Any]) -> dict[str, str]:
+        """Return path -> what is wrong with the certificate and the key in it; vaulted files are decrypted for that."""
+        troubles = {}
+        for path in {path for path in paths if isinstance(path, str) and path}:
+            place = self._loader.path_dwim(path)
+            if _kind(place) == "file":
+                try:
+                    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                        self._loader.get_real_file(place), password=lambda: ""
+                    )
+                except (AnsibleError, OSError) as error:
+                    troubles[path] = (
+                        re.sub(r"\s+", " ", str(getattr(error, "reason", "") or error)) or type(error).__name__
+                    )
+        return troubles
 
     def _variables(self, paths: Any) -> Values:
         """Return the variables of some files of the collection, as templates. A missing file has none."""

@@ -66,6 +66,8 @@ def check_hosts(
     installation: list[Problem] = []
     if purpose == "install":
         installation += check_client_names(probes)
+        installation += check_nftables(probes)
+        installation += check_haproxy(_members(probes, groups, ["load_balancers"]))
         installation += check_lock(airflow, lock, lock_path) if lock else []
         installation += (
             check_free(airflow, {RELEASES: MINIMUM_FREE}) if minimum_free is None else check_free(probes, minimum_free)
@@ -318,6 +320,39 @@ def check_client_names(probes: Probes) -> list[Problem]:
         for host, probe in probes.items()
         for name, back in probe["reverse"].items()
         if name.lower() not in [found.lower() for found in back]
+    ]
+
+
+def check_nftables(probes: Probes) -> list[Problem]:
+    """Check that the kernel takes the rules of the firewall, where it was asked."""
+    hosts_by_trouble: dict[str, list[str]] = {}
+    for host, probe in probes.items():
+        if probe.get("nftables"):
+            hosts_by_trouble.setdefault(probe["nftables"], []).append(host)
+    return [
+        Problem(
+            f"nftables on {', '.join(hosts)}",
+            f"the kernel refuses: {trouble}",
+            "a kernel with nf_tables, and in a container the capability NET_ADMIN; or cluster_firewall: false",
+            "modprobe nf_tables on the host, or on the machine below a container; give the container NET_ADMIN; or set "
+            "cluster_firewall to false in group_vars/all, and let a firewall before these hosts close their ports",
+        )
+        for trouble, hosts in hosts_by_trouble.items()
+    ]
+
+
+def check_haproxy(balancers: Probes) -> list[Problem]:
+    """Check that no HAProxy of somebody else would lose its settings."""
+    return [
+        Problem(
+            f"HAProxy on {host}",
+            "its haproxy.cfg was written neither by the distribution nor by this collection, and would be replaced",
+            "no HAProxy of your own on the host of load_balancers",
+            "put another host into load_balancers; or keep your HAProxy, leave the group empty, and set "
+            "cluster_webserver_host; or, if nobody needs that file, move it away",
+        )
+        for host, probe in balancers.items()
+        if probe.get("haproxy") == "foreign"
     ]
 
 

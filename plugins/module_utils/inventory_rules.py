@@ -43,7 +43,7 @@ SIMILAR_GROUPS = {
 }
 """Names that people write instead, and that are too far from the right one for difflib."""
 
-ROLES = ("cluster", "postgresql", "redis", "haproxy", "airflow")
+ROLES = ("cluster", "postgresql", "redis", "haproxy", "firewall", "airflow")
 """The roles of the collection. A role owns every variable that starts with its name and an underscore."""
 
 EXECUTORS = ("LocalExecutor", "CeleryExecutor", "KubernetesExecutor")
@@ -264,6 +264,14 @@ PATTERNS = {
 }
 """Variables with a form of their own, and what it is."""
 
+SOURCES = (
+    "firewall_webserver_sources",
+    "firewall_flower_sources",
+    "firewall_database_sources",
+    "firewall_redis_sources",
+)
+"""Variables with networks that may connect."""
+
 MINIMUM_PASSWORD = 12
 """Shortest accepted password, in characters."""
 
@@ -370,6 +378,7 @@ class Inventory:
     :param built_wheels: name -> SHA-256 of the wheels in the folder for built ones beside it.
     :param kubeconfig: what the file of `airflow_kubernetes_kubeconfig` holds; None if it is no YAML that can be read.
     :param connections: the connection budget of PostgreSQL; None where it cannot be computed.
+    :param certificates: path -> what is wrong with it, of files that hold a certificate with its key.
     """
 
     groups: Mapping[str, Sequence[str]]
@@ -383,6 +392,7 @@ class Inventory:
     built_wheels: Mapping[str, str] = field(default_factory=dict)
     kubeconfig: Any = None
     connections: int | None = None
+    certificates: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def hosts(self) -> list[str]:
@@ -464,6 +474,7 @@ def local_paths(variables: Mapping[str, Mapping[str, Any]]) -> list[str]:
             "airflow_dags",
             "airflow_wheelhouse",
             "airflow_webserver_config",
+            "haproxy_certificate",
             *KUBERNETES_PATHS,
         ):
             if isinstance(values.get(name), str) and values[name]:
@@ -1473,6 +1484,18 @@ def check_paths(inventory: Inventory) -> list[Problem]:
                     "correct the path; docs/examples has files to start from",
                 )
             )
+    for path in dict.fromkeys(_strings(list(inventory.settings("haproxy_certificate").values()))):
+        trouble = inventory.certificates.get(path, "")
+        if trouble or inventory.paths.get(path) != "file":
+            problems.append(
+                Problem(
+                    _subject(inventory, "haproxy_certificate"),
+                    f"{json.dumps(path)}: {trouble or _kind(inventory, path) + ' on the control node'}",
+                    "a PEM file, by its full path, with a certificate, the certificates between it and its authority, "
+                    "and the key of the first, without a passphrase",
+                    "cat CERTIFICATE.pem CHAIN.pem KEY.pem > FILE    makes one; ansible-vault encrypt FILE hides it",
+                )
+            )
     certificates: dict[str, None] = {}
     for value in inventory.settings("cluster_ca_certificates").values():
         certificates.update(dict.fromkeys(_strings(value)))
@@ -1661,6 +1684,11 @@ def _check_value(name: str, value: Any, spec: Mapping[str, Any], catalogue: Cata
         pattern, meant = PATTERNS[name]
         if not re.fullmatch(pattern, str(value)):
             return shown, meant, correct
+    if name in SOURCES:
+        for source in map(str, value):
+            trouble = _check_source(source)
+            if trouble:
+                return f"{json.dumps(source)}: {trouble}", "IP addresses and networks, such as 10.0.0.0/8", correct
     if name == "airflow_worker_autoscale" and value:
         most, fewest = str(value).split(",")
         if int(most) < int(fewest):
@@ -1710,6 +1738,15 @@ def _check_address(address: str, alone: bool) -> tuple[str, str, str] | None:
     if loopback and not alone:
         return "every host reaches only itself there", allowed, f"{remedy} to the address that the others use"
     return None
+
+
+def _check_source(source: str) -> str:
+    """Return what is wrong with a network that may connect, or ""."""
+    try:
+        ipaddress.ip_network(source)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _check_secret(name: str, value: Any, users: Iterable[str]) -> tuple[str, str] | None:

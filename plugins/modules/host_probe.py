@@ -51,6 +51,10 @@ options:
     type: list
     elements: path
     default: []
+  nftables:
+    description: Whether to ask the kernel if it takes nftables rules.
+    type: bool
+    default: false
   python:
     description: The interpreter that Airflow's environment is made from.
     type: path
@@ -172,6 +176,10 @@ probe:
       type: list
       elements: str
       returned: always
+    addresses:
+      description: The others of O(resolve), each with its IP addresses, sorted.
+      type: dict
+      returned: always
     reverse:
       description: Those of O(reverse) that resolve, each with the names that its addresses lead back to.
       type: dict
@@ -185,14 +193,30 @@ probe:
       description: Whether the host can listen on one of C(own_addresses).
       type: bool
       returned: always
+    firewall:
+      description: Whether the collection's nftables rules were set up on this host.
+      type: bool
+      returned: always
+    haproxy:
+      description:
+        - V(ours) where the role haproxy set HAProxy up, V(foreign) where there are settings that neither it nor the
+          distribution wrote, and empty otherwise.
+      type: str
+      returned: always
+    nftables:
+      description: Why the kernel takes no nftables rules; empty if it does, or was not asked with O(nftables).
+      type: str
+      returned: always
 """
 
 import contextlib
+import hashlib
 import ipaddress
 import os
 import platform
 import re
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -205,6 +229,18 @@ from ansible.module_utils.basic import AnsibleModule
 
 LISTEN = "0A"
 """State of a listening socket in /proc/net/tcp."""
+
+NETLINK_NETFILTER = 12
+NFNL_SUBSYS_NFTABLES = 10
+NFT_MSG_GETGEN = 16
+"""The kernel's protocol for nftables, and the question for the generation of the rule set."""
+
+FIREWALL = "/etc/systemd/system/dataops-airflow-firewall.service"
+"""The unit of the role firewall."""
+
+HAPROXY_OURS = "/etc/systemd/system/haproxy.service.d/airflow.conf"
+"""What the role haproxy writes before anything else."""
+HAPROXY_SETTINGS = "/etc/haproxy/haproxy.cfg"
 
 
 def parse_sockets(table: str) -> list[tuple[int, str, int]]:
@@ -416,6 +452,36 @@ def in_container() -> bool:
     return any(Path(mark).exists() for mark in marks) or "\0container=" in "\0" + read("/proc/1/environ")
 
 
+def nftables_trouble() -> str:
+    """Return why the kernel takes no nftables rules from this process, or "".
+
+    Asks for the generation of the rule set, as `nft` does before anything else; needs no `nft`, and changes nothing.
+    """
+    kind, request, answer_to_error = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN, 1, 2
+    message = struct.pack("=LHHLLBBH", 20, kind, request, 1, 0, socket.AF_UNSPEC, 0, 0)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as kernel:
+            kernel.settimeout(5)
+            kernel.send(message)
+            answer = kernel.recv(4096)
+    except OSError as problem:
+        return problem.strerror or str(problem)
+    (said,) = struct.unpack_from("=H", answer, 4)
+    return os.strerror(-struct.unpack_from("=i", answer, 16)[0]) if said == answer_to_error else ""
+
+
+def haproxy_owner() -> str:
+    """Return whose the settings of HAProxy are; see RETURN."""
+    if Path(HAPROXY_OURS).exists():
+        return "ours"
+    try:
+        digest = hashlib.md5(Path(HAPROXY_SETTINGS).read_bytes()).hexdigest()  # noqa: S324  what dpkg has to compare with
+    except OSError:
+        return ""
+    shipped = run("dpkg-query", "--show", "--showformat=${Conffiles}", "haproxy")
+    return "" if f"{HAPROXY_SETTINGS} {digest}" in shipped else "foreign"
+
+
 def probe(parameters: dict[str, Any]) -> dict[str, Any]:
     """Return everything; see RETURN."""
     started, clock = time.time(), time.monotonic()
@@ -443,9 +509,17 @@ def probe(parameters: dict[str, Any]) -> dict[str, Any]:
         "asked": parameters["ports"],
         "listening": listeners(entry["port"] for entry in parameters["ports"]),
         "unresolved": [name for name in dict.fromkeys(parameters["resolve"]) if name not in resolved],
+        "addresses": {
+            name: sorted({place[0] for *_, place in resolved[name]})
+            for name in parameters["resolve"]
+            if name in resolved
+        },
         "reverse": {name: back.get(name, []) for name in wanted},
         "own_addresses": list(dict.fromkeys(place[0] for *_, place in own)),
         "own_address_is_local": any(is_local(family, place) for family, *_, place in own),
+        "firewall": Path(FIREWALL).exists(),
+        "haproxy": haproxy_owner(),
+        "nftables": nftables_trouble() if parameters["nftables"] else "",
     }
     found["elapsed"] = time.monotonic() - clock
     return found
@@ -466,6 +540,7 @@ def main() -> None:
             "reverse": {"type": "list", "elements": "str", "default": []},
             "resolve_timeout": {"type": "float", "default": 10},
             "paths": {"type": "list", "elements": "path", "default": []},
+            "nftables": {"type": "bool", "default": False},
             "python": {"type": "path", "default": "/usr/bin/python3"},
         },
         supports_check_mode=True,

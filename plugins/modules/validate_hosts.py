@@ -11,7 +11,8 @@ version_added: 0.1.0
 description:
   - Checks operating systems (Debian 12, Debian 13, Ubuntu 22.04, Ubuntu 24.04), systemd, that all Airflow hosts have
     the same supported Python, that the lock is for it and for their machine, clocks, ports that others listen on, names
-    that do not resolve, names by which PostgreSQL would not know its clients, and free space.
+    that do not resolve, names by which PostgreSQL would not know its clients, nftables where they are wanted, and free
+    space.
   - Reads what M(dataops.airflow.host_probe) found on the hosts of this play, registered as C(__cluster_probe). Hosts
     without such a result, and hosts in none of the collection's groups, are left out.
   - A host whose probe failed, or that could not be reached, is a problem. A host that is a worker and nothing else may

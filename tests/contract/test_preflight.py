@@ -15,7 +15,7 @@ from tests.playbook import run_playbook
 
 from .collection import CHECKOUT, load, playbooks
 
-INSTALL = {"airflow", "haproxy", "postgresql", "redis", "site"}
+INSTALL = {"airflow", "firewall", "haproxy", "postgresql", "redis", "site"}
 OPERATE = {"dags_rollback", "restart", "rollback", "settings", "verify", "worker_remove"}
 DELIVER = {"dags"}
 # Every host says the same: what the present release runs on, but no space for another one.
@@ -34,6 +34,8 @@ PROBE = {
     "reverse": {},
     "own_addresses": [],
     "own_address_is_local": True,
+    "firewall": False,
+    "haproxy": "",
 }
 STANDS_IN = f"""
 from ansible.plugins.action import ActionBase

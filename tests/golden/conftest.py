@@ -39,6 +39,17 @@ PROBE = {
     "packages": [],
     "broker": False,
     "sqlite": False,
+    "firewall": False,
+    "haproxy": "",
+    # What the names in these inventories lead to.
+    "addresses": {
+        "control1": ["10.0.0.11"],
+        "worker1": ["10.0.0.21"],
+        "worker2": ["10.0.0.22", "fd00::22"],
+        "flower.example.org": ["10.0.0.31"],
+        "plain.example.org": ["fd00::22"],
+        **{address: [address] for address in ("10.0.0.1", "10.0.0.11", "10.0.0.12", "10.0.0.21", "10.0.0.23")},
+    },
 }
 ANSWERS = {
     "file_set": {},

@@ -14,7 +14,11 @@ SETTINGS = {
     "cluster_balancer_port": 8081,
     "cluster_webserver_host": "",
     "cluster_webserver_port": 8080,
+    "airflow_executor": "",
+    "cluster_flower_port": 5555,
+    "haproxy_certificate": "",
     "haproxy_check_interval": 1,
+    "haproxy_https_port": 443,
     "haproxy_maxconn": 4000,
     "haproxy_stream_timeout": 600,
 }
@@ -57,6 +61,69 @@ def test_each_api_server_is_a_server_of_the_balancer() -> None:
     # Nothing but a GET is sent a second time once a server may have read it.
     assert "retry-on conn-failure empty-response" in lines
     assert "http-request disable-l7-retry unless METH_GET" in lines
+
+
+def proxy(settings: dict[str, Any], workers: list[str]) -> dict[str, Any]:
+    """A site with a balancer of these settings."""
+    known = site(["control1", "control2"], ["lb"])
+    known["groups"] |= {"flower": ["control1"], "workers": workers}
+    known["hostvars"]["lb"] |= settings
+    return {**known, **settings, "group_names": ["load_balancers"], "cluster_address": "10.0.0.9"}
+
+
+TLS = {"haproxy_certificate": "/site/airflow.pem", "haproxy_server_name": "airflow.example.org", "haproxy_flower": True}
+
+
+@pytest.mark.parametrize(
+    ("settings", "web", "flower"),
+    [
+        ({}, "http://10.0.0.9:8081", "http://10.0.0.1:5555"),
+        ({"haproxy_flower": True}, "http://10.0.0.9:8081", "http://10.0.0.9:8081/flower"),
+        ({"haproxy_certificate": "/site/airflow.pem"}, "https://10.0.0.9", "http://10.0.0.1:5555"),
+        (TLS, "https://airflow.example.org", "https://airflow.example.org/flower"),
+        ({**TLS, "haproxy_https_port": 8443}, "https://airflow.example.org:8443", None),
+    ],
+)
+def test_where_people_find_it(settings: dict[str, Any], web: str, flower: str | None) -> None:
+    known = proxy(settings, ["control2"])
+    assert evaluate("{{ __cluster_ui_url }}", ("cluster",), known) == web
+    assert evaluate("{{ __cluster_flower_url }}", ("cluster",), known) == (flower or f"{web}/flower")
+    # Tasks and components go on as they were.
+    assert evaluate("{{ cluster_webserver_url }}", ("cluster",), known) == "http://10.0.0.9:8081"
+
+
+def section(text: str, name: str) -> list[str]:
+    """Lines of a section of HAProxy's settings."""
+    found, inside = [], False
+    for line in text.splitlines():
+        if line and not line.startswith((" ", "#")):
+            inside = line == name
+        elif inside and line.startswith(" "):
+            found.append(line.strip())
+    return found
+
+
+def test_tls_and_flower() -> None:
+    text = evaluate(TEMPLATE, ("cluster", "haproxy"), proxy(TLS, ["control2"]))
+    https, http = section(text, "frontend airflow_https"), section(text, "frontend airflow_http")
+    assert https[0] == "bind 10.0.0.9:443 ssl crt /etc/haproxy/airflow.pem alpn h2,http/1.1"
+    assert 'http-response set-header Strict-Transport-Security "max-age=31536000"' in https
+    assert not [line for line in http if "Strict-Transport-Security" in line]
+    assert "http-request set-header X-Forwarded-Proto https" in https
+    assert "http-request set-header X-Forwarded-Proto http" in http
+    for lines in (https, http):
+        denied = "http-request deny deny_status 403 if { path,url_dec -m beg /flower/healthcheck /flower/metrics }"
+        assert lines.index(denied) < lines.index("use_backend flower if { path /flower } or { path_beg /flower/ }")
+        assert lines[-1] == "default_backend airflow"
+        assert "http-response set-header X-Content-Type-Options nosniff" in lines
+    assert section(text, "backend flower")[-1].startswith("server flower 10.0.0.1:5555 check")
+    assert "http-request redirect prefix https://airflow.example.org code 301" in section(text, "frontend redirect")
+
+
+def test_without_celery_there_is_no_flower() -> None:
+    text = evaluate(TEMPLATE, ("cluster", "haproxy"), proxy({**TLS, "haproxy_certificate": ""}, []))
+    assert "flower" not in text and "ssl" not in text and "frontend redirect" not in text
+    assert "default_backend airflow" in text
 
 
 HEADER = "Name: HAProxy\nVersion: 2.6.12\n\n# pxname,svname,qcur\n"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
 import socket
+import struct
 import sys
 import time
 from collections.abc import Iterator
@@ -210,3 +212,76 @@ def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert probe["systemd"] >= 0
     assert probe["machine"] == platform.machine()
     assert probe["glibc"] == platform.libc_ver()[1]
+
+
+def test_addresses_of_what_resolves(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    known = {"w1": ["fd00::5", "10.0.0.5", "10.0.0.5"]}
+
+    def forth(name: str, *_: object, **__: object) -> list[tuple[Any, ...]]:
+        if name not in known:
+            raise OSError
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 0)) for address in known[name]]
+
+    monkeypatch.setattr(socket, "getaddrinfo", forth)
+    probe = call(capsys, resolve=["w1", "gone"])["probe"]
+    assert probe["addresses"] == {"w1": ["10.0.0.5", "fd00::5"]}
+    assert probe["unresolved"] == ["gone"]
+
+
+class Kernel:
+    """Answers a request for nftables."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+
+    def __enter__(self) -> Kernel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def settimeout(self, seconds: float) -> None:
+        """Nothing to wait for."""
+
+    def send(self, message: bytes) -> None:
+        """Take a whole message."""
+        assert struct.unpack_from("=LHH", message) == (len(message), 0x0A10, 1)
+
+    def recv(self, size: int) -> bytes:
+        """The answer."""
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "trouble"),
+    [
+        (struct.pack("=LHHLLBBH", 20, 0x0A0F, 0, 1, 0, 0, 0, 0), ""),
+        (struct.pack("=LHHLLi", 36, 2, 0, 1, 0, -errno.EPERM), os.strerror(errno.EPERM)),
+    ],
+)
+def test_a_kernel_with_and_without_nftables(answer: bytes, trouble: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_probe.socket, "socket", lambda *_: Kernel(answer))
+    assert host_probe.nftables_trouble() == trouble
+
+
+def test_a_kernel_without_netfilter(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPROTONOSUPPORT, "Protocol not supported")
+
+    monkeypatch.setattr(host_probe.socket, "socket", refuse)
+    assert host_probe.nftables_trouble() == "Protocol not supported"
+
+
+def test_whose_haproxy_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, settings = tmp_path / "airflow.conf", tmp_path / "haproxy.cfg"
+    shipped = f" {settings} 5d41402abc4b2a76b9719d911017c592\n"
+    monkeypatch.setattr(host_probe, "HAPROXY_OURS", str(ours))
+    monkeypatch.setattr(host_probe, "HAPROXY_SETTINGS", str(settings))
+    monkeypatch.setattr(host_probe, "run", lambda *_: shipped)
+    assert host_probe.haproxy_owner() == ""
+    settings.write_text("hello")
+    assert host_probe.haproxy_owner() == "", "as the distribution ships it"
+    settings.write_text("hello, world")
+    assert host_probe.haproxy_owner() == "foreign"
+    ours.write_text("")
+    assert host_probe.haproxy_owner() == "ours"

@@ -71,6 +71,24 @@ def python(full: str) -> dict[str, str]:
     return {"full": full, "version": ".".join(full.split(".")[:2])}
 
 
+def test_a_kernel_that_takes_no_rules() -> None:
+    problem = only(check(db={"nftables": "Operation not permitted"}, w1={"nftables": "Operation not permitted"}))
+    assert problem.subject == "nftables on db, w1"
+    assert problem.found == "the kernel refuses: Operation not permitted"
+    for word in ("NET_ADMIN", "cluster_firewall"):
+        assert word in problem.remedy
+    assert check_hosts({"db": probe(nftables="Operation not permitted")}, GROUPS, purpose="operate") == []
+
+
+def test_a_balancer_of_somebody_else() -> None:
+    groups = {**GROUPS, "load_balancers": ["db"]}
+    probes = {"db": probe(haproxy="foreign"), "ctl": probe(haproxy="foreign")}
+    problem = only(check_hosts(probes, groups))
+    assert problem.subject == "HAProxy on db" and "cluster_webserver_host" in problem.remedy
+    assert check_hosts({"db": probe(haproxy="ours")}, groups) == []
+    assert check_hosts(probes, groups, purpose="operate") == []
+
+
 def test_good_hosts_have_no_problem() -> None:
     assert check() == []
     assert check_hosts({}, GROUPS) == []

@@ -57,6 +57,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "postgresql_max_connections": {"type": "int"},
         "postgresql_parameters": {"type": "dict", "default": {}},
     },
+    "firewall": {"firewall_webserver_sources": {"type": "list", "elements": "str", "default": []}},
     "redis": {
         "redis_fsync": {"type": "str", "choices": ["always", "everysec"], "default": "everysec"},
         "redis_admin_password": {"type": "str", "no_log": True},
@@ -1589,3 +1590,18 @@ def test_two_bundles_of_a_name_and_two_lists() -> None:
     assert "another entry has" in only(bundles(entry, entry)).found
     config: dict[str, Any] = {"dag_processor": {"dag_bundle_config_list": []}}
     assert "which would win" in only(bundles(entry, airflow_config=config)).found
+
+
+@pytest.mark.parametrize(
+    ("sources", "found"),
+    [
+        (["0.0.0.0/0", "::/0", "10.0.0.1", "fd00::1/128"], ""),
+        (["10.0.0.0/8", "office.example.org"], "office.example.org"),
+        (["10.0.0.1/8"], "has host bits set"),
+        (["10.0.0.0/33"], "10.0.0.0/33"),
+    ],
+)
+def test_sources_are_networks(sources: list[str], found: str) -> None:
+    problems = check(db={"firewall_webserver_sources": sources})
+    assert bool(problems) is bool(found)
+    assert not found or found in only(problems).found

@@ -25,6 +25,7 @@ def derived(name: str) -> Any:
         "groups": {"all": ["box"], **ONE},
         "hostvars": {"box": {}},
         "airflow_executor": "",
+        "cluster_firewall": False,
         "cluster_webserver_host": "",
     }
     host = {"inventory_hostname": "box", "cluster_address": "box", "group_names": list(CONTROL)}

@@ -69,6 +69,7 @@ SPECS = {
     },
     "postgresql": {"main": {"options": {}}},
     "redis": {"main": {"options": {}}},
+    "haproxy": {"main": {"options": {"haproxy_certificate": {"type": "path"}}}},
 }
 DEFAULTS = {
     "airflow": {
@@ -233,6 +234,41 @@ def test_wheels_are_looked_for_beside_the_lock(collections: Path, tmp_path: Path
     (tmp_path / ".wheels" / wheel).write_text("another one")
     done = validate(collections, tmp_path, inventory())
     assert f"found:   {wheel} has a hash that the lock does not have" in done.stdout + done.stderr
+
+
+def test_a_certificate_goes_with_its_key(collections: Path, tmp_path: Path) -> None:
+    parts = {}
+    for name in ("one", "two"):
+        argv = [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ]
+        argv += ["-subj", "/CN=airflow.example.org", "-out", f"{name}.pem", "-keyout", f"{name}.key"]
+        subprocess.run(argv, cwd=tmp_path, check=True, capture_output=True)
+        parts[name] = [(tmp_path / f"{name}.{end}").read_text() for end in ("pem", "key")]
+    file = tmp_path / "airflow.pem"
+    hosts = inventory(load_balancers={"hosts": {"db1": {"haproxy_certificate": str(file)}}})
+    for text, words in (
+        (None, "missing on the control node"),
+        (parts["one"][0], "haproxy_certificate"),
+        (parts["one"][0] + parts["two"][1], "KEY_VALUES_MISMATCH"),
+        ("".join(parts["one"]), ""),
+    ):
+        if text is not None:
+            file.write_text(text)
+        done = validate(collections, tmp_path, hosts)
+        said = done.stdout + done.stderr
+        assert (done.returncode == 0) is (not words), said
+        assert (words in said and "remedy:" in said) or not words
+        assert parts["two"][1].splitlines()[1] not in said
 
 
 def test_the_shipped_lock_is_for_the_defaults() -> None:
