@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible.vars.manager import VariableManager
@@ -118,6 +118,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 built_wheels=_wheels(lock),
                 kubeconfig=self._yaml(kubeconfig) if paths.get(kubeconfig) == "file" else None,
                 connections=connections,
+                pem=self._pem(variables),
             ),
             rules.Catalogue(
                 options={role: options for role, path in roles.items() if (options := _options(path))},
@@ -133,6 +134,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return yaml.safe_load(self._loader.get_text_file_contents(self._loader.path_dwim(path)))
         except Exception:  # whatever is wrong with it may show a part of a secret
             return None
+
+    def _pem(self, variables: Mapping[str, Values]) -> dict[str, bytes]:
+        """Return path -> content of the site's own certificates and keys, decrypted where they are in a vault."""
+        found = {}
+        for path in rules.tls_paths(variables):
+            try:
+                found[path] = self._loader.get_text_file_contents(self._loader.path_dwim(path)).encode()
+            except (AnsibleError, OSError, UnicodeError):
+                continue  # a rule says so
+        return found
 
     def _variables(self, paths: Any) -> Values:
         """Return the variables of some files of the collection, as templates. A missing file has none."""
