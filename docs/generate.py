@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-ROLES = ("cluster", "postgresql", "redis", "haproxy", "firewall", "airflow")
+ROLES = ("cluster", "certificates", "postgresql", "redis", "haproxy", "firewall", "airflow")
 NOTE = "<!-- Written by docs/generate.py: do not edit. -->"
 
 # What README.md shows of the variables, between two marks, and where one sets it.

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -56,6 +57,16 @@ class Cluster:
         """Every secret of the inventory by the name of its variable."""
         marks = ("_password", "_secret", "_secret_key", "_fernet_key")
         return {name: value for name, value in next(iter(self.variables.values())).items() if name.endswith(marks)}
+
+    @property
+    def tls(self) -> bool:
+        """Whether the inventory turns TLS on."""
+        return bool(next(iter(self.variables.values())).get("cluster_tls", False))
+
+    @property
+    def scheme(self) -> str:
+        """How the web UI and Flower are reached."""
+        return "https" if self.tls else "http"
 
     def address(self, host: str) -> str:
         """Address of a host in the lab."""
@@ -116,6 +127,12 @@ def cluster() -> Cluster:
     return Cluster()
 
 
+def trusted() -> ssl.SSLContext | None:
+    """Verifies servers of a cluster with TLS by its own authority."""
+    ca = INVENTORY / ".certificates/ca.pem"
+    return ssl.create_default_context(cafile=str(ca)) if ca.is_file() else None
+
+
 class Api:
     """Airflow's API, logged in as the administrator."""
 
@@ -132,7 +149,7 @@ class Api:
         headers = {"Content-Type": "application/json", **self.headers}
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=30, context=trusted()) as answer:
                 return answer.status, json.loads(answer.read() or "null")
         except urllib.error.HTTPError as refusal:
             return refusal.code, refusal.read().decode()
@@ -202,7 +219,8 @@ def basic(username: str, password: str) -> dict[str, str]:
 def status_of(url: str, headers: dict[str, str] | None = None) -> int:
     """Status of a GET."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers or {}), timeout=10) as answer:
+        request = urllib.request.Request(url, headers=headers or {})
+        with urllib.request.urlopen(request, timeout=10, context=trusted()) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as refusal:
         return refusal.code
@@ -225,7 +243,7 @@ def web_url(cluster: Cluster) -> str:
     """URL of the web UI: that of the balancer, where there is one."""
     balancers = cluster.members("load_balancers")
     host, port = (balancers[0], 8081) if balancers else (cluster.members("webservers")[0], 8080)
-    return f"http://{cluster.address(host)}:{port}"
+    return f"{cluster.scheme}://{cluster.address(host)}:{port}"
 
 
 @pytest.fixture(scope="session")

@@ -115,8 +115,9 @@ def test_modes_and_owners(host, cluster):
         return
     for path in host.check_output("find /etc/airflow /etc/systemd/system/airflow-*.service -type f").split():
         file = host.file(path)
-        assert (file.user, file.group) == ("root", "root"), path
-        assert file.mode == (0o600 if path.endswith(".env") else 0o644), path
+        key = path.endswith(".key")
+        assert (file.user, file.group) == ("root", "airflow" if key else "root"), path
+        assert file.mode == (0o640 if key else 0o600 if path.endswith(".env") else 0o644), path
     loose = "find /opt/airflow ! -user root -o -perm /022 ! -type l | head"
     assert host.check_output(loose) == ""
     home = host.file("/var/lib/airflow")

@@ -42,7 +42,8 @@ def redis(cluster, user: str, password: str, *command: str) -> str:
     """Ask the running Redis as a user."""
     name = cluster.members("redis")[0]
     argv = " ".join(command)
-    line = "REDISCLI_AUTH=%s redis-cli -h " + cluster.address(name) + f" --user {user} --no-auth-warning {argv} 2>&1"
+    tls = "--tls --cacert /etc/redis/airflow-ca.pem " if cluster.tls else ""
+    line = f"REDISCLI_AUTH=%s redis-cli {tls}-h {cluster.address(name)} --user {user} --no-auth-warning {argv} 2>&1"
     return cluster.host(name).run(line, password).stdout
 
 
@@ -152,7 +153,7 @@ def test_redis_lets_each_user_do_its_work_only(cluster, celery):
 
 
 def test_flower_asks_for_a_password(cluster, celery):
-    url = f"http://{cluster.address(cluster.members('flower')[0])}:5555"
+    url = f"{cluster.scheme}://{cluster.address(cluster.members('flower')[0])}:5555"
     good = cluster.secrets["airflow_flower_password"]
     assert status_of(f"{url}/workers") == 401
     assert status_of(f"{url}/workers", basic("admin", good + "x")) == 401

@@ -120,6 +120,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 kubeconfig=self._yaml(kubeconfig) if paths.get(kubeconfig) == "file" else None,
                 connections=connections,
                 certificates=self._certificates(inventory.settings("haproxy_certificate").values()),
+                pem=self._pem(variables),
             ),
             rules.Catalogue(
                 options={role: options for role, path in roles.items() if (options := _options(path))},
@@ -151,6 +152,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                         re.sub(r"\s+", " ", str(getattr(error, "reason", "") or error)) or type(error).__name__
                     )
         return troubles
+
+    def _pem(self, variables: Mapping[str, Values]) -> dict[str, bytes]:
+        """Return path -> content of the site's own certificates and keys, decrypted where they are in a vault."""
+        found = {}
+        for path in rules.tls_paths(variables):
+            try:
+                found[path] = self._loader.get_text_file_contents(self._loader.path_dwim(path)).encode()
+            except (AnsibleError, OSError, UnicodeError):
+                continue  # a rule says so
+        return found
 
     def _variables(self, paths: Any) -> Values:
         """Return the variables of some files of the collection, as templates. A missing file has none."""

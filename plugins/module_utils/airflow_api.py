@@ -5,15 +5,28 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import http.client
 import json
+import ssl
 import urllib.error
 import urllib.request
 from typing import Any
 
-# The hosts of a cluster speak to each other directly, whatever proxy the environment names.
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 LOGIN = "/auth/token"
+
+
+@functools.cache
+def opener(ca_path: str = "") -> urllib.request.OpenerDirector:
+    """What asks the hosts of a cluster: they speak to each other directly, whatever proxy the environment names.
+
+    :param ca_path: PEM file with the only authorities that are trusted; empty for those that the host trusts.
+    :raises OSError: when it cannot be read.
+    """
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+    if ca_path:
+        handlers.append(urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=ca_path)))
+    return urllib.request.build_opener(*handlers)
 
 
 class ApiError(Exception):
@@ -32,11 +45,13 @@ class Api:
 
     :param url: its URL, without a path.
     :param timeout: seconds to wait for an answer.
+    :param ca_path: see :func:`opener`.
     """
 
-    def __init__(self, url: str, timeout: float = 30) -> None:
+    def __init__(self, url: str, timeout: float = 30, ca_path: str = "") -> None:
         self.url = url
         self.timeout = timeout
+        self.ca_path = ca_path
         self.token = ""
 
     def login(self, username: str, password: str) -> None:
@@ -61,7 +76,7 @@ class Api:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
-            with DIRECT.open(request, timeout=self.timeout) as answer:
+            with opener(self.ca_path).open(request, timeout=self.timeout) as answer:
                 text = answer.read()
             return json.loads(text) if text else None
         except urllib.error.HTTPError as refusal:

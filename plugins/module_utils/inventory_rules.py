@@ -9,6 +9,7 @@ No text made here contains the value of a secret.
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import ipaddress
 import json
@@ -18,7 +19,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.dataops.airflow.plugins.module_utils import literals, lock_file, stored_settings
+from ansible_collections.dataops.airflow.plugins.module_utils import (
+    certificate_rules,
+    literals,
+    lock_file,
+    stored_settings,
+)
 
 CONTROL_GROUPS = ("schedulers", "webservers", "dag_processors", "triggerers", "flower")
 """The groups of Airflow's control components."""
@@ -43,7 +49,7 @@ SIMILAR_GROUPS = {
 }
 """Names that people write instead, and that are too far from the right one for difflib."""
 
-ROLES = ("cluster", "postgresql", "redis", "haproxy", "firewall", "airflow")
+ROLES = ("cluster", "certificates", "postgresql", "redis", "haproxy", "firewall", "airflow")
 """The roles of the collection. A role owns every variable that starts with its name and an underscore."""
 
 EXECUTORS = ("LocalExecutor", "CeleryExecutor", "KubernetesExecutor")
@@ -69,6 +75,8 @@ CONFIG_BY_VARIABLE = {
     "core.executor": "airflow_executor",
     "api.port": "cluster_webserver_port",
     "api.workers": "cluster_webserver_workers",
+    "api.ssl_cert": "cluster_tls",
+    "api.ssl_key": "cluster_tls",
     "celery.worker_concurrency": "airflow_worker_concurrency",
     "celery.worker_autoscale": "airflow_worker_autoscale",
     "celery.flower_port": "cluster_flower_port",
@@ -176,11 +184,12 @@ CLUSTER_WIDE = (
 )
 """Variables that must be equal everywhere, beside all `cluster_*` ones."""
 
-HOST_SPECIFIC = ("cluster_address",)
+HOST_SPECIFIC = ("cluster_address", "cluster_tls_certificate", "cluster_tls_key")
 """The `cluster_*` variables that differ from host to host."""
 
 READ_BY_OTHERS = (
     "cluster_address",
+    "cluster_tls_certificate",
     "airflow_worker_concurrency",
     "airflow_worker_autoscale",
     "airflow_worker_queues",
@@ -271,6 +280,9 @@ SOURCES = (
     "firewall_redis_sources",
 )
 """Variables with networks that may connect."""
+
+TLS_FILES = ("cluster_tls_ca", "cluster_tls_certificate", "cluster_tls_key")
+"""Variables that name the PEM files of the site's own."""
 
 MINIMUM_PASSWORD = 12
 """Shortest accepted password, in characters."""
@@ -379,6 +391,7 @@ class Inventory:
     :param kubeconfig: what the file of `airflow_kubernetes_kubeconfig` holds; None if it is no YAML that can be read.
     :param connections: the connection budget of PostgreSQL; None where it cannot be computed.
     :param certificates: path -> what is wrong with it, of files that hold a certificate with its key.
+    :param pem: path as written in one of `TLS_FILES` -> content; files that cannot be read are left out.
     """
 
     groups: Mapping[str, Sequence[str]]
@@ -393,6 +406,7 @@ class Inventory:
     kubeconfig: Any = None
     connections: int | None = None
     certificates: Mapping[str, str] = field(default_factory=dict)
+    pem: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def hosts(self) -> list[str]:
@@ -446,6 +460,7 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "
         *check_cluster_wide(inventory, catalogue),
         *check_addresses(inventory),
         *check_ports(inventory, catalogue),
+        *check_tls(inventory, catalogue),
         *check_secrets(inventory, catalogue),
         *check_redis_users(inventory, catalogue),
         *installation,
@@ -480,7 +495,14 @@ def local_paths(variables: Mapping[str, Mapping[str, Any]]) -> list[str]:
             if isinstance(values.get(name), str) and values[name]:
                 found[values[name]] = None
         found.update(dict.fromkeys(_strings(values.get("cluster_ca_certificates"))))
+        found.update(dict.fromkeys(path for name in TLS_FILES for path in _strings(values.get(name))))
     return list(found)
+
+
+def tls_paths(variables: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the paths of PEM files of the site's own that some host's variables name, as they are written."""
+    named = [path for values in variables.values() for name in TLS_FILES for path in _strings(values.get(name))]
+    return list(dict.fromkeys(named))
 
 
 def may_wait_for_facts(name: str, text: Any) -> bool:
@@ -1335,6 +1357,115 @@ def check_ports(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
         )
         for (port, options), hosts in hosts_by_clash.items()
     ]
+
+
+def check_tls(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check that TLS can be had between all hosts, and that the certificates of the site's own do for their hosts."""
+    if str(inventory.value("cluster_tls", catalogue.defaults)).lower() not in ("true", "yes", "on", "1", "y", "t"):
+        return []
+    problems = []
+    subject = _subject(inventory, "cluster_tls")
+    balancers = inventory.groups.get("load_balancers", ())
+    if balancers:
+        problems.append(
+            Problem(
+                subject,
+                f"true with {_names(balancers)} in the group load_balancers, whose HAProxy would speak plain text",
+                "TLS without the collection's balancer",
+                "empty the group load_balancers; for several API servers behind TLS, set cluster_webserver_host to a "
+                "balancer of your own",
+            )
+        )
+    days, window = (inventory.value(f"certificates_{name}", catalogue.defaults) for name in ("days", "renew_days"))
+    if str(days).isdigit() and str(window).isdigit() and int(window) >= int(days):
+        problems.append(
+            Problem(
+                _subject(inventory, "certificates_renew_days"),
+                f"{window}, with certificates_days {days}: every run would renew every certificate",
+                "fewer days than certificates_days",
+                "lower certificates_renew_days, or raise certificates_days",
+            )
+        )
+    ca = inventory.value("cluster_tls_ca", catalogue.defaults)
+    for variable, group, what in (
+        ("cluster_database_host", "postgresql", "PostgreSQL"),
+        ("cluster_redis_host", "redis", "Redis"),
+        ("cluster_webserver_host", "", "load balancer"),
+    ):
+        if inventory.value(variable, catalogue.defaults) and not inventory.groups.get(group) and not ca:
+            problems.append(
+                Problem(
+                    _subject(inventory, variable),
+                    f"a {what} of your own, whose certificate no client could verify: cluster_tls_ca is empty",
+                    f"with cluster_tls, the authority of the {what} in cluster_tls_ca",
+                    "set cluster_tls_ca to a PEM file with it, on the control node",
+                )
+            )
+    for name in TLS_FILES:
+        for path in dict.fromkeys(_strings(list(inventory.settings(name).values()))):
+            if path not in inventory.pem:
+                problems.append(
+                    Problem(
+                        _subject(inventory, name),
+                        f"{json.dumps(path)}, which is {_kind(inventory, path)} on the control node, or cannot be read",
+                        "a PEM file, by its full path",
+                        "correct the path, or remove the variable",
+                    )
+                )
+    if ca in inventory.pem and not certificate_rules.authorities(inventory.pem[ca]):
+        problems.append(
+            Problem(
+                _subject(inventory, "cluster_tls_ca"),
+                f"{json.dumps(ca)}, which holds no certificate",
+                "PEM text with the certificates of authorities",
+                "name another file",
+            )
+        )
+    for host in inventory.hosts:
+        problems += _check_own_certificate(inventory, catalogue, host, ca)
+    return problems
+
+
+def _check_own_certificate(inventory: Inventory, catalogue: Catalogue, host: str, ca: Any) -> list[Problem]:
+    """Check what the site has for one host."""
+    values = inventory.variables.get(host, {})
+    certificate, key = (values.get(name) or "" for name in TLS_FILES[1:])
+    if not certificate and not key:
+        return []
+    if not (certificate and key and ca):
+        lacking = [name for name, value in zip(TLS_FILES, (ca, certificate, key), strict=True) if not value]
+        return [
+            Problem(
+                f"certificate of {host}",
+                f"{', '.join(lacking)} not set",
+                "all of cluster_tls_ca, cluster_tls_certificate and cluster_tls_key; or neither of the last two, and "
+                "the collection signs one",
+                "set what is missing, or remove the others",
+            )
+        ]
+    if not {ca, certificate, key} <= inventory.pem.keys():
+        return []
+    names = _served_names(inventory, catalogue, host)
+    now = datetime.datetime.now(datetime.UTC)
+    texts = (inventory.pem[path] for path in (certificate, key, ca))
+    files = dict(zip(("ca", "certificate", "key"), (ca, certificate, key), strict=True))
+    return [
+        Problem(f"cluster_tls_{flaw.file} of {host}, {files[flaw.file]}", flaw.found, flaw.allowed, flaw.remedy)
+        for flaw in certificate_rules.flaws(*texts, names, now)
+    ]
+
+
+def _served_names(inventory: Inventory, catalogue: Catalogue, host: str) -> list[str]:
+    """Names and addresses by which clients connect to a host."""
+    values = inventory.variables.get(host, {})
+    address = str(values.get("cluster_address") or values.get("ansible_host") or host)
+    names = {
+        "postgresql": inventory.value("cluster_database_host", catalogue.defaults) or address,
+        "redis": inventory.value("cluster_redis_host", catalogue.defaults) or address,
+        "webservers": address,
+        "flower": address,
+    }
+    return list(dict.fromkeys(str(name) for group, name in names.items() if host in inventory.groups.get(group, ())))
 
 
 def check_lock(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:

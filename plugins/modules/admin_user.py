@@ -17,6 +17,10 @@ options:
     description: URL of the API server.
     type: str
     required: true
+  ca_path:
+    description: PEM file with the authorities that C(https) is verified with. Empty for those that the host trusts.
+    type: path
+    default: ""
   command:
     description: The C(airflow) command that loads the environment of this host.
     type: path
@@ -80,13 +84,13 @@ class LoginError(Exception):
     """Something that an operator has to look at."""
 
 
-def login(url: str, username: str, password: str) -> bool:
+def login(url: str, username: str, password: str, ca_path: str = "") -> bool:
     """Tell whether the API grants a token.
 
     :raises LoginError: when the API cannot be reached or answers with anything but a grant or a refusal.
     """
     try:
-        Api(url).login(username, password)
+        Api(url, ca_path=ca_path).login(username, password)
     except ApiError as problem:
         if problem.status in (401, 403):
             return False
@@ -116,6 +120,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "url": {"type": "str", "required": True},
+            "ca_path": {"type": "path", "default": ""},
             "command": {"type": "path", "required": True},
             "username": {"type": "str", "required": True},
             "password": {"type": "str", "required": True, "no_log": True},
@@ -127,7 +132,7 @@ def main() -> None:
     option = module.params
     name, password = option["username"], option["password"]
     try:
-        if not option["fresh"] and login(option["url"], name, password):
+        if not option["fresh"] and login(option["url"], name, password, option["ca_path"]):
             module.exit_json(changed=False, action="none")
         if module.check_mode:
             module.exit_json(changed=True, action="login refused")

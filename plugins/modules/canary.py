@@ -20,6 +20,10 @@ options:
     description: URL of the API server.
     type: str
     required: true
+  ca_path:
+    description: PEM file with the authorities that C(https) is verified with. Empty for those that the host trusts.
+    type: path
+    default: ""
   username:
     description: Name to log in with.
     type: str
@@ -262,6 +266,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "url": {"type": "str", "required": True},
+            "ca_path": {"type": "path", "default": ""},
             "username": {"type": "str", "required": True},
             "password": {"type": "str", "required": True, "no_log": True},
             "version": {"type": "str", "required": True},
@@ -278,7 +283,7 @@ def main() -> None:
     workers: dict[str, str] = option["workers"]
     executors: list[str] = option["executors"]
     try:
-        api = Api(option["url"])
+        api = Api(option["url"], ca_path=option["ca_path"])
         api.login(option["username"], option["password"])
         version = api.ask("GET", "/api/v2/version")["version"]
         if version != option["version"]:

@@ -66,6 +66,10 @@ options:
     description: Metadata database; for V(job).
     type: str
     default: ""
+  ca_path:
+    description: PEM file with the authorities that C(https) is verified with. Empty for those that the host trusts.
+    type: path
+    default: ""
   python:
     description: Interpreter that can import Celery and psycopg2; for V(celery) and V(job).
     type: path
@@ -123,7 +127,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import DIRECT, seconds
+from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import opener, seconds
 from ansible_collections.dataops.airflow.plugins.module_utils.celery_worker import BrokerError, ping
 
 JOURNAL_LINES = 8
@@ -146,7 +150,7 @@ with psycopg2.connect(url, connect_timeout=5) as connection, connection.cursor()
 
 def ask_http(check: dict[str, Any]) -> str:
     """Ask for status 200. Returns the trouble, or nothing."""
-    with DIRECT.open(check["url"], timeout=5) as answer:
+    with opener(check["ca_path"]).open(check["url"], timeout=5) as answer:
         return "" if answer.status == 200 else f"status {answer.status}"
 
 
@@ -189,7 +193,7 @@ def heartbeat_trouble(monitor: dict[str, Any], component: str, started: float) -
 
 def ask_heartbeat(check: dict[str, Any]) -> str:
     """Ask the API server's monitor. Returns the trouble, or nothing."""
-    with DIRECT.open(check["url"], timeout=5) as answer:
+    with opener(check["ca_path"]).open(check["url"], timeout=5) as answer:
         return heartbeat_trouble(json.load(answer), check["component"], unit_started(check["unit"]))
 
 
@@ -302,6 +306,7 @@ def main() -> None:
             },
             "broker_url": {"type": "str", "default": "", "no_log": True},
             "database_url": {"type": "str", "default": "", "no_log": True},
+            "ca_path": {"type": "path", "default": ""},
             "python": {"type": "path", "default": "/opt/airflow/current/bin/python"},
             "record": {"type": "path"},
             "timeout": {"type": "int", "default": 120},
@@ -323,7 +328,8 @@ def main() -> None:
         return check["name"], trouble, round(time.monotonic() - start, 1)
 
     with ThreadPoolExecutor(max_workers=8) as pool:
-        verdicts = list(pool.map(judge, module.params["checks"]))
+        checks = [{**check, "ca_path": module.params["ca_path"]} for check in module.params["checks"]]
+        verdicts = list(pool.map(judge, checks))
     healthy = {name: took for name, trouble, took in verdicts if not trouble}
     unhealthy = {name: trouble for name, trouble, _took in verdicts if trouble}
     if unhealthy:

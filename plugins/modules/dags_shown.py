@@ -19,6 +19,10 @@ options:
     description: URL of the API server.
     type: str
     required: true
+  ca_path:
+    description: PEM file with the authorities that C(https) is verified with. Empty for those that the host trusts.
+    type: path
+    default: ""
   username:
     description: Name to log in with.
     type: str
@@ -119,6 +123,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "url": {"type": "str", "required": True},
+            "ca_path": {"type": "path", "default": ""},
             "username": {"type": "str", "required": True},
             "password": {"type": "str", "required": True, "no_log": True},
             "bundle": {"type": "str", "default": "dags-folder"},
@@ -132,7 +137,7 @@ def main() -> None:
         module.exit_json(changed=False, missing=[], seconds=0.0)
     start = time.monotonic()
     try:
-        api = Api(option["url"])
+        api = Api(option["url"], ca_path=option["ca_path"])
         api.login(option["username"], option["password"])
         missing = show(api, option["bundle"], option["dags"], start + option["timeout"])
     except ApiError as problem:

@@ -19,6 +19,10 @@ options:
     description: URL of the API server.
     type: str
     required: true
+  ca_path:
+    description: PEM file with the authorities that C(https) is verified with. Empty for those that the host trusts.
+    type: path
+    default: ""
   username:
     description: Name to log in with.
     type: str
@@ -86,6 +90,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "url": {"type": "str", "required": True},
+            "ca_path": {"type": "path", "default": ""},
             "username": {"type": "str", "required": True},
             "password": {"type": "str", "required": True, "no_log": True},
             "slots": {"type": "int", "required": True},
@@ -99,7 +104,7 @@ def main() -> None:
     if record.is_file() and last == slots:
         module.exit_json(changed=False, slots=slots)
     try:
-        api = Api(option["url"])
+        api = Api(option["url"], ca_path=option["ca_path"])
         api.login(option["username"], option["password"])
         found = api.ask("GET", POOL)["slots"]
         if found not in (slots, last):

@@ -24,6 +24,7 @@ INVENTORIES = {
     "single_host": CHECKOUT / "inventories/single_host",
     "awkward": HERE / "inventories/awkward",
     "executors": HERE / "inventories/executors",
+    "tls": HERE / "inventories/tls",
 }
 RENEW = "pytest tests/golden --renew"
 

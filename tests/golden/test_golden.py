@@ -125,7 +125,9 @@ CARRIERS = {
     "AIRFLOW__API_AUTH__JWT_SECRET": "airflow_jwt_secret",
     "AIRFLOW__API__SECRET_KEY": "airflow_api_secret_key",
 }
+ASYNC = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"
 NO_DATABASE = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "sqlite:////nonexistent/no-metadata-database-here.db"}
+TLS_DATABASE = "sslmode=verify-full&sslrootcert="
 URLS = {
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": "cluster_database_url",
     "AIRFLOW__CELERY__RESULT_BACKEND": "cluster_results_url",
@@ -157,7 +159,11 @@ def test_environment_files_give_the_intended_values(hosts: Hosts, inventory: str
                 name: value for name, value in known.items() if name in found
             }
             assert further.keys() <= found.keys()
-            left = {name for name in found if name not in known}
+            left = {name for name in found if name not in known and name != ASYNC}
+            if ASYNC in found:
+                assert inventory == "tls" and component not in ("flower", "worker")
+                plain = known["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].partition("?")[0]
+                assert found[ASYNC] == plain.replace("+psycopg2:", "+asyncpg:")
             assert {name for name in left if name.startswith("AIRFLOW__")} == set()
             assert found["AIRFLOW_CONFIG"] == f"/etc/airflow/{component}.cfg"
             assert found["AIRFLOW_CONFIG"] in host.files
@@ -212,7 +218,14 @@ def test_only_the_flower_user_is_known_to_flower(hosts: Hosts) -> None:
         ("cluster_flower_broker_url", "redis", "cluster_redis_flower_password", "cluster_redis_address"),
     ],
 )
-def test_urls_give_the_password_back(hosts: Hosts, variable: str, scheme: str, secret: str, address: str) -> None:
+def test_urls_give_the_password_back(
+    hosts: Hosts, inventory: str, variable: str, scheme: str, secret: str, address: str
+) -> None:
+    query = ""
+    if inventory == "tls":
+        broker = scheme == "redis"
+        query = "ssl_cert_reqs=required&ssl_check_hostname=true&ssl_ca_certs=" if broker else TLS_DATABASE
+        query, scheme = f"{query}/etc/airflow/tls/ca.pem", "rediss" if broker else scheme
     for host in hosts.values():
         text = host.derived[variable]
         if text == "undefined":
@@ -223,7 +236,7 @@ def test_urls_give_the_password_back(hosts: Hosts, variable: str, scheme: str, s
         assert urllib.parse.unquote(url.password or "") == SECRETS[secret]
         assert url.hostname == host.derived[address]
         assert url.port
-        assert re.fullmatch(r"/\w+", url.path) and not url.query and not url.fragment
+        assert re.fullmatch(r"/\w+", url.path) and url.query == query and not url.fragment
 
 
 def test_shared_values_are_equal_on_all_hosts(hosts: Hosts) -> None:
@@ -351,6 +364,39 @@ def test_redis_users_have_the_passwords_of_the_inventory(hosts: Hosts) -> None:
         "flower": "cluster_redis_flower_password",
     }
     assert found == {user: hashlib.sha256(SECRETS[secret].encode()).hexdigest() for user, secret in wanted.items()}
+
+
+@pytest.mark.parametrize("inventory", ["tls"])
+def test_nothing_speaks_plain_text(hosts: Hosts) -> None:
+    for host in hosts.values():
+        for path, text in host.files.items():
+            if path.endswith((".cfg", ".env")):
+                assert not re.search(r"\b(http|redis)://", text), path
+    redis = hosts["db1"].files["/etc/redis/redis.conf"].splitlines()
+    assert {"port 0", "tls-port 6379"} <= set(redis)
+    admitted = re.findall(r"(?m)^(\w+)  ", hosts["db1"].files["/etc/postgresql/15/main/pg_hba.conf"])
+    assert set(admitted) == {"local", "hostssl"}
+
+
+@pytest.mark.parametrize("inventory", ["tls"])
+def test_keys_are_where_something_serves(hosts: Hosts) -> None:
+    key = (INVENTORIES["tls"] / ".own/hosts.key").read_text()
+    found = {
+        host.name: {
+            entry["path"]: (entry.get("owner", "root"), entry.get("group", "root"), entry["mode"])
+            for entry in host.entries
+            if entry.get("content") == key
+        }
+        for host in hosts.values()
+    }
+    assert found == {
+        "db1": {
+            "/etc/postgresql/15/main/airflow.key": ("postgres", "postgres", "0600"),
+            "/etc/redis/airflow.key": ("root", "redis", "0640"),
+        },
+        "control1": {"/etc/airflow/tls/server.key": ("root", "airflow", "0640")},
+        "worker1": {},
+    }
 
 
 @awkward

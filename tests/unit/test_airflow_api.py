@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import Api, ApiError, seconds
+from certificates import Pair, make
 
 # path -> status and body
 ANSWERS = {
@@ -103,3 +106,48 @@ def test_nobody_listens() -> None:
 def test_times() -> None:
     assert seconds("2026-01-01T12:00:00.500000+00:00") == seconds("2026-01-01T12:00:00.500000Z") == 1767268800.5
     assert seconds(None) == seconds("") == 0.0
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Any]:
+    """Function that serves with a certificate, and returns the port."""
+    servers = []
+
+    def start(pair: Pair) -> int:
+        (tmp_path / "server.pem").write_bytes(pair.pem + pair.key_pem())
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "server.pem")
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return int(server.server_port)
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_only_the_named_authority_is_trusted(serve: Any, tmp_path: Path) -> None:
+    ca, other = make("authority", authority=True), make("another", authority=True)
+    for name, pair in (("ca", ca), ("other", other)):
+        (tmp_path / f"{name}.pem").write_bytes(pair.pem)
+    port = serve(make("server", ("127.0.0.1",), ca))
+    good = Api(f"https://127.0.0.1:{port}", ca_path=str(tmp_path / "ca.pem"))
+    assert good.ask("GET", "/good") == {"version": "3.3.2"}
+    for path in (str(tmp_path / "other.pem"), ""):
+        with pytest.raises(ApiError, match="certificate verify failed"):
+            Api(good.url, ca_path=path).ask("GET", "/good")
+    with pytest.raises(ApiError, match="No such file"):
+        Api(good.url, ca_path=str(tmp_path / "none.pem")).ask("GET", "/good")
+    with pytest.raises(ApiError, match=r"cannot be reached|did not answer"):
+        Api(good.url.replace("https:", "http:")).ask("GET", "/good")
+
+
+def test_the_name_counts(serve: Any, tmp_path: Path) -> None:
+    ca = make("authority", authority=True)
+    (tmp_path / "ca.pem").write_bytes(ca.pem)
+    port = serve(make("server", ("10.0.0.1", "db"), ca))
+    with pytest.raises(ApiError, match="IP address mismatch"):
+        Api(f"https://127.0.0.1:{port}", ca_path=str(tmp_path / "ca.pem")).ask("GET", "/good")

@@ -12,6 +12,7 @@ SETTINGS = {
     "ansible_managed": "Ansible managed",
     "cluster_address": "10.0.0.1",
     "cluster_balancer_port": 8081,
+    "cluster_tls": False,
     "cluster_webserver_host": "",
     "cluster_webserver_port": 8080,
     "airflow_executor": "",

@@ -191,7 +191,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             return {"content": told["logs"]["on_worker2" in place]}
         return {"task_instances": run(), "total_entries": len(run())} if "?" in place else {"state": "success"}
 
-    def connect(url: str) -> Api:
+    def connect(url: str, ca_path: str) -> Api:
         api = told["api"] = Api(answer)
         monkeypatch.setattr(api, "login", lambda username, password: None, raising=False)
         return api

@@ -27,6 +27,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules im
     report,
 )
 from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import render
+from certificates import make
 
 AWKWARD = "@:/%#'\" $ {p}äß\\;|&"
 FERNET = base64.urlsafe_b64encode(bytes(range(100, 132))).decode()
@@ -47,11 +48,19 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "cluster_redis_password": {"type": "str", "no_log": True},
         "cluster_redis_flower_password": {"type": "str", "no_log": True},
         "cluster_webserver_host": {"type": "str", "default": ""},
+        "cluster_tls": {"type": "bool", "default": False},
+        "cluster_tls_ca": {"type": "path", "default": ""},
+        "cluster_tls_certificate": {"type": "path", "default": ""},
+        "cluster_tls_key": {"type": "path", "default": ""},
         "cluster_balancer_port": {"type": "int", "default": 8081},
         "cluster_webserver_port": {"type": "int", "default": 8080},
         "cluster_flower_port": {"type": "int", "default": 5555},
         "cluster_worker_log_port": {"type": "int", "default": 8793},
         "airflow_executor": {"type": "str", "default": ""},
+    },
+    "certificates": {
+        "certificates_days": {"type": "int", "default": 365},
+        "certificates_renew_days": {"type": "int", "default": 60},
     },
     "postgresql": {
         "postgresql_max_connections": {"type": "int"},
@@ -130,6 +139,10 @@ CATALOGUE = Catalogue(
         "cluster_balancer_port": 8081,
         "cluster_webserver_port": 8080,
         "cluster_flower_port": 5555,
+        "cluster_tls": False,
+        "cluster_tls_ca": "",
+        "certificates_days": 365,
+        "certificates_renew_days": 60,
     },
     locks=("3.2.0", "3.3.2"),
 )
@@ -170,6 +183,7 @@ def check(
     wheels: dict[str, str] | None = None,
     kubeconfig: Any = None,
     connections: int | None = None,
+    pem: dict[str, bytes] | None = None,
     **hosts: dict[str, Any],
 ) -> list[Problem]:
     """Problems of the valid cluster with some variables set everywhere or on single hosts, and some removed."""
@@ -189,6 +203,7 @@ def check(
         built_wheels=wheels or {},
         kubeconfig=kubeconfig,
         connections=connections,
+        pem=pem or {},
     )
     problems: list[Problem] = check_inventory(inventory, catalogue)
     return problems
@@ -1605,3 +1620,70 @@ def test_sources_are_networks(sources: list[str], found: str) -> None:
     problems = check(db={"firewall_webserver_sources": sources})
     assert bool(problems) is bool(found)
     assert not found or found in only(problems).found
+
+
+# -- TLS -------------------------------------------------------------------------------------------------------------
+
+CA = make("authority", authority=True)
+DATABASE = make("db", ("10.0.0.1",), CA)
+PEM = {"/pki/ca.pem": CA.pem, "/pki/db.pem": DATABASE.pem, "/pki/db.key": DATABASE.key_pem()}
+FILES = dict.fromkeys(PEM, "file")
+OWN = {"cluster_tls_certificate": "/pki/db.pem", "cluster_tls_key": "/pki/db.key"}
+TLS = {"cluster_tls": True}
+
+
+def test_tls_with_the_authority_of_the_collection() -> None:
+    assert check(TLS) == []
+    assert check({"cluster_tls": "true"}) == []
+
+
+def test_a_certificate_of_the_sites_own() -> None:
+    ca = {**TLS, "cluster_tls_ca": "/pki/ca.pem"}
+    assert check(ca, paths=FILES, pem=PEM, db=OWN) == []
+    problem = only(check(ca, paths=FILES, pem=PEM, ctl=OWN))
+    assert problem.subject == "cluster_tls_certificate of ctl, /pki/db.pem"
+    assert problem.found == "it is for 10.0.0.1, and not for 10.0.0.2"
+    # One that serves nothing may have the same one as the others.
+    assert check(ca, paths=FILES, pem=PEM, db=OWN, w1=OWN) == []
+    named = {**ca, "cluster_database_host": "database.example.org"}
+    assert "not for database.example.org" in only(check(named, paths=FILES, pem=PEM, db=OWN)).found
+
+
+def test_what_is_not_used_is_not_looked_at() -> None:
+    assert check({"cluster_tls_ca": "/pki/ca.pem"}, db=OWN) == []
+
+
+@pytest.mark.parametrize("lacking", ["cluster_tls_ca", "cluster_tls_certificate", "cluster_tls_key"])
+def test_a_certificate_needs_key_and_authority(lacking: str) -> None:
+    everywhere, own = {**TLS, "cluster_tls_ca": "/pki/ca.pem"}, dict(OWN)
+    everywhere.pop(lacking, None)
+    own.pop(lacking, None)
+    problem = only(check(everywhere, paths=FILES, pem=PEM, db=own))
+    assert (problem.subject, problem.found) == ("certificate of db", f"{lacking} not set")
+
+
+def test_files_that_are_not_there() -> None:
+    problem = only(check({**TLS, "cluster_tls_ca": "/pki/none.pem"}, paths={"/pki/none.pem": "missing"}))
+    assert "/pki/none.pem" in problem.found and "missing" in problem.found
+    problem = only(check({**TLS, "cluster_tls_ca": "/pki/db.key"}, paths=FILES, pem=PEM))
+    assert "holds no certificate" in problem.found
+
+
+@pytest.mark.parametrize("name", ["cluster_database_host", "cluster_redis_host", "cluster_webserver_host"])
+def test_servers_of_ones_own_need_their_authority(name: str) -> None:
+    group = {"cluster_database_host": "postgresql", "cluster_redis_host": "redis"}.get(name, "triggerers")
+    everywhere = {**TLS, name: "10.1.1.1"}
+    problem = only(check(everywhere, {group: []}))
+    assert name in problem.subject and "cluster_tls_ca is empty" in problem.found
+    assert check({**everywhere, "cluster_tls_ca": "/pki/ca.pem"}, {group: []}, paths=FILES, pem=PEM) == []
+
+
+def test_the_collections_balancer_speaks_plain_text() -> None:
+    problem = only(check(TLS, {"load_balancers": ["db"]}))
+    assert "load_balancers" in problem.found and "cluster_webserver_host" in problem.remedy
+
+
+def test_a_renewal_by_every_run() -> None:
+    problem = only(check({**TLS, "certificates_renew_days": 365}))
+    assert "every run would renew" in problem.found
+    assert check({**TLS, "certificates_renew_days": 365, "certificates_days": 366}) == []

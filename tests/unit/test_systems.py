@@ -15,6 +15,7 @@ def test_each_system_has_its_database_and_broker(version: str) -> None:
         "cluster_host": {"os": {"version_id": version}},
         "cluster_host_memory": 4096,
         "cluster_address": "192.0.2.1",
+        "__cluster_tls": False,
         "cluster_redis_port": 6379,
         "redis_config": {},
         "redis_maxmemory_percent": 50,

@@ -25,6 +25,7 @@ PLUGINS = (
     "action/validate_inventory.py",
     "modules/validate_inventory.py",
     "module_utils/inventory_rules.py",
+    "module_utils/certificate_rules.py",
     "module_utils/literals.py",
     "module_utils/lock_file.py",
     "module_utils/stored_settings.py",
