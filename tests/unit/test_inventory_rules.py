@@ -40,6 +40,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "cluster_database_host": {"type": "str", "default": ""},
         "cluster_database_port": {"type": "int", "default": 5432},
         "cluster_database_user": {"type": "str", "default": "airflow"},
+        "cluster_database_login": {"type": "str"},
         "cluster_database_password": {"type": "str", "no_log": True},
         "cluster_results_password": {"type": "str", "no_log": True},
         "cluster_redis_host": {"type": "str", "default": ""},
@@ -1589,3 +1590,14 @@ def test_two_bundles_of_a_name_and_two_lists() -> None:
     assert "another entry has" in only(bundles(entry, entry)).found
     config: dict[str, Any] = {"dag_processor": {"dag_bundle_config_list": []}}
     assert "which would win" in only(bundles(entry, airflow_config=config)).found
+
+
+def test_who_logs_in_to_a_database() -> None:
+    roles = {"cluster_database_user": "owner", "cluster_database_login": "owner_2"}
+    assert check(roles) == []
+    assert check({**roles, "cluster_database_login": "owner"}) == []
+    problem = only(check({**roles, "cluster_database_login": "owner_3"}))
+    assert problem.subject == "cluster_database_login"
+    assert (problem.found, "owner_2" in problem.allowed) == ('"owner_3"', True)
+    own = {"cluster_database_host": "pg.example.org"}
+    assert check({**roles, **own, "cluster_database_login": "somebody"}, groups={"postgresql": []}) == []
