@@ -253,8 +253,9 @@ PATTERNS = {
     **dict.fromkeys(
         ("cluster_database_user", "cluster_results_user"),
         (
-            r'[A-Za-z0-9_][^"\\\x00-\x1f\x7f]{0,62}',
-            '1 to 63 characters, the first a letter, a digit or _, no " and no \\',
+            # PostgreSQL takes 63, and rotate.yml makes a second role with _2 after the name.
+            r'[A-Za-z0-9_][^"\\\x00-\x1f\x7f]{0,60}',
+            '1 to 61 characters, the first a letter, a digit or _, no " and no \\',
         ),
     ),
     **dict.fromkeys(
