@@ -33,7 +33,7 @@ lab/image.sh > /dev/null 2>&1 &
 stage lint make --no-print-directory lint
 stage unit make --no-print-directory unit
 stage package make --no-print-directory package
-long=' concurrency control_hosts faults firewall packages tls workers '
+long=' concurrency control_hosts faults firewall packages rotate tls workers '
 if [[ ${1:-} != all ]]; then
   export TEST_WITHOUT_LONG=true
 fi

@@ -262,8 +262,9 @@ PATTERNS = {
     **dict.fromkeys(
         ("cluster_database_user", "cluster_results_user"),
         (
-            r'[A-Za-z0-9_][^"\\\x00-\x1f\x7f]{0,62}',
-            '1 to 63 characters, the first a letter, a digit or _, no " and no \\',
+            # PostgreSQL takes 63, and rotate.yml makes a second role with _2 after the name.
+            r'[A-Za-z0-9_][^"\\\x00-\x1f\x7f]{0,60}',
+            '1 to 61 characters, the first a letter, a digit or _, no " and no \\',
         ),
     ),
     **dict.fromkeys(
@@ -463,6 +464,7 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "
         *check_tls(inventory, catalogue),
         *check_secrets(inventory, catalogue),
         *check_redis_users(inventory, catalogue),
+        *check_logins(inventory, catalogue),
         *installation,
     ]
 
@@ -1590,6 +1592,26 @@ def check_redis_users(inventory: Inventory, catalogue: Catalogue) -> list[Proble
         for name, user in users.items()
         if user in REDIS_USERS or (user and name == names[1] and user == users[names[0]])
     ]
+
+
+def check_logins(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check that who logs in to the collection's own databases is one of the two roles that it makes for each."""
+    if not inventory.groups.get("postgresql") or inventory.value("cluster_database_host", catalogue.defaults):
+        return []
+    problems = []
+    for kind in ("database", "results"):
+        login, owner = f"cluster_{kind}_login", inventory.value(f"cluster_{kind}_user", catalogue.defaults)
+        others = set(_strings(list(inventory.settings(login).values()))) - {owner, f"{owner}_2"}
+        if others:
+            problems.append(
+                Problem(
+                    _subject(inventory, login),
+                    ", ".join(json.dumps(other) for other in sorted(others)),
+                    f"{owner}, the owner of the database, or {owner}_2, which acts as the owner",
+                    "rotate.yml keeps it in vault.yml: put back what it wrote there, or remove it if it never did",
+                )
+            )
+    return problems
 
 
 def check_paths(inventory: Inventory) -> list[Problem]:

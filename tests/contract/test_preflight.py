@@ -16,7 +16,7 @@ from tests.playbook import run_playbook
 from .collection import CHECKOUT, load, playbooks
 
 INSTALL = {"airflow", "firewall", "haproxy", "postgresql", "redis", "site"}
-OPERATE = {"dags_rollback", "restart", "rollback", "settings", "verify", "worker_remove"}
+OPERATE = {"dags_rollback", "restart", "rollback", "rotate", "settings", "verify", "worker_remove"}
 DELIVER = {"dags"}
 # Every host says the same: what the present release runs on, but no space for another one.
 PROBE = {

@@ -134,12 +134,16 @@ URLS = {
 }
 
 
+KEY_NAME = hashlib.sha256(SECRETS["airflow_jwt_secret"].encode()).hexdigest()[:16]
+
+
 def intended(host: Host, component: str) -> dict[str, str]:
     """Value of each secret variable that this host's component may get."""
     broker = "cluster_flower_broker_url" if component == "flower" else "cluster_broker_url"
     urls = {**URLS, "AIRFLOW__CELERY__BROKER_URL": broker}
     return {
         **{name: SECRETS[secret] for name, secret in CARRIERS.items()},
+        "AIRFLOW__API_AUTH__JWT_KID": KEY_NAME,
         **{name: host.derived[url] for name, url in urls.items()},
         **(NO_DATABASE if component.partition("@")[0] in ("flower", "worker") else {}),
         "AIRFLOW_FLOWER_LOGIN": f"admin:{SECRETS['airflow_flower_password']}",
@@ -425,10 +429,10 @@ def test_every_client_has_its_line(hosts: Hosts, inventory: str) -> None:
         if text is None:
             continue
         bare = [line.partition("  # ")[0] for line in text.splitlines() if not line.startswith("#")]
-        lines = [re.findall(r'"[^"]*"|\S+', line) for line in bare]
+        lines = [re.findall(r'[+]?"[^"]*"|\S+', line) for line in bare]
         assert {len(line) for line in lines if line[0] == "local"} == {4}
         assert {len(line) for line in lines if line[0] != "local"} == {5}
-        given = [[part.strip('"') for part in line[1:4]] for line in lines]
+        given = [[part.strip('+"') for part in line[1:4]] for line in lines]
         for client in host.derived["cluster_database_clients"]:
             wanted = [client["database"], client["user"]]
             assert any(line[:2] == wanted and line[2].partition("/")[0] == client["address"] for line in given), client

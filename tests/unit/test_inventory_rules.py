@@ -41,6 +41,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "cluster_database_host": {"type": "str", "default": ""},
         "cluster_database_port": {"type": "int", "default": 5432},
         "cluster_database_user": {"type": "str", "default": "airflow"},
+        "cluster_database_login": {"type": "str"},
         "cluster_database_password": {"type": "str", "no_log": True},
         "cluster_results_password": {"type": "str", "no_log": True},
         "cluster_redis_host": {"type": "str", "default": ""},
@@ -1687,3 +1688,14 @@ def test_a_renewal_by_every_run() -> None:
     problem = only(check({**TLS, "certificates_renew_days": 365}))
     assert "every run would renew" in problem.found
     assert check({**TLS, "certificates_renew_days": 365, "certificates_days": 366}) == []
+
+
+def test_who_logs_in_to_a_database() -> None:
+    roles = {"cluster_database_user": "owner", "cluster_database_login": "owner_2"}
+    assert check(roles) == []
+    assert check({**roles, "cluster_database_login": "owner"}) == []
+    problem = only(check({**roles, "cluster_database_login": "owner_3"}))
+    assert problem.subject == "cluster_database_login"
+    assert (problem.found, "owner_2" in problem.allowed) == ('"owner_3"', True)
+    own = {"cluster_database_host": "pg.example.org"}
+    assert check({**roles, **own, "cluster_database_login": "somebody"}, groups={"postgresql": []}) == []

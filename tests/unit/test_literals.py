@@ -93,6 +93,7 @@ def test_a_number_is_digits(name: str, text: str) -> None:
         ("airflow_version", "../3"),
         ("cluster_database_user", 'a"b'),
         ("cluster_database_user", "/.*"),
+        ("cluster_database_user", "u" * 62),
         ("cluster_database_name", "a?sslmode=disable"),
         ("cluster_database_name", "a/b"),
         ("cluster_redis_user", "a on nopass"),
