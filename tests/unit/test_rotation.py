@@ -101,7 +101,9 @@ def test_both_keys_of_tokens_are_trusted(phase: str) -> None:
     assert secrets["jwt_secret"]["AIRFLOW__API_AUTH__JWT_SECRET"] == used
     assert secrets["jwt_secret"]["AIRFLOW__API_AUTH__JWT_KID"] == digest(used)[:16]
     assert secrets["jwt_trusted"] == {"AIRFLOW__API_AUTH__TRUSTED_JWKS_URL": file["path"]}
-    assert file in see("{{ __airflow_secret_files }}", **variables, airflow_environment={})
+    assert file in see(
+        "{{ __airflow_secret_files }}", **variables, airflow_environment={}, cluster_host={"addresses": {}}
+    )
 
 
 @pytest.mark.parametrize("variables", [{}, rotating("airflow_jwt_secret", "refuse")])
