@@ -12,10 +12,11 @@ from conftest import INVENTORY, changes, restarted, status_of, wait_until
 
 CERTIFICATES = INVENTORY / ".certificates"
 CHANGE = "group_vars/all/zzz_change.yml"
-PORTS = {5432: "db1", 6379: "db1", 8080: "control1", 5555: "control1"}
+PORTS = {5432: "db1", 6379: "db1", 8081: "db1", 8080: "control1", 5555: "control1"}
 SERVED = {
     5432: "/etc/postgresql/*/main/airflow.pem",
     6379: "/etc/redis/airflow.pem",
+    8081: "/etc/haproxy/airflow-cluster.pem",
     8080: "/etc/airflow/tls/server.pem",
     5555: "/etc/airflow/tls/server.pem",
 }
@@ -132,7 +133,7 @@ def test_a_wrong_authority_or_name_fails(cluster, port, stranger):
     assert done.returncode != 0 and "hostname mismatch" in (done.stdout + done.stderr).lower()
 
 
-@pytest.mark.parametrize("port", [6379, 8080, 5555])
+@pytest.mark.parametrize("port", [6379, 8081, 8080, 5555])
 def test_plain_text_is_refused(cluster, port):
     words = b"PING\r\n" if port == 6379 else b"GET / HTTP/1.0\r\n\r\n"
     with socket.create_connection((cluster.address(PORTS[port]), port), timeout=20) as connection:
@@ -195,11 +196,16 @@ def test_keys_stay_where_they_are_needed(cluster):
         assert host.run("grep --recursive --fixed-strings --files-with-matches -e %s /etc /root /opt", key).rc == 1
         # Modes of all private keys that came with the collection.
         shown = host.check_output(
-            "find /etc/airflow /etc/redis /etc/postgresql -name '*.key' -printf '%p %u %g %m\\n' 2>/dev/null | sort"
+            "find /etc/airflow /etc/redis /etc/postgresql /etc/haproxy \\( -name '*.key' -o -name '*cluster.pem' \\)"
+            " -printf '%p %u %g %m\\n' 2>/dev/null | sort"
         )
         found[name] = [line.split("/")[-1] for line in shown.splitlines()]
     assert found == {
-        "db1": ["airflow.key postgres postgres 600", "airflow.key root redis 640"],
+        "db1": [
+            "airflow-cluster.pem root root 600",
+            "airflow.key postgres postgres 600",
+            "airflow.key root redis 640",
+        ],
         "control1": ["server.key root airflow 640"],
         "worker1": [],
     }
@@ -303,7 +309,7 @@ def test_off_and_on_again(cluster):
     assert status_of(f"http://{cluster.address('control1')}:8080/api/v2/version") == 200
     assert s_client(cluster, 6379, CERTIFICATES / "ca.pem").returncode != 0
     for name in cluster.variables:
-        find = "find /etc/airflow /etc/redis /etc/postgresql -name '*.key' -o -name ca.pem 2>/dev/null"
+        find = "find /etc/airflow /etc/redis /etc/postgresql /etc/haproxy -name '*.key' -o -name '*.pem' 2>/dev/null"
         assert cluster.host(name).run(find).stdout == "", name
     assert changes(cluster.play("site.yml")) == 0
     cluster.change(CHANGE, "---\n")

@@ -1366,18 +1366,6 @@ def check_tls(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     if str(inventory.value("cluster_tls", catalogue.defaults)).lower() not in ("true", "yes", "on", "1", "y", "t"):
         return []
     problems = []
-    subject = _subject(inventory, "cluster_tls")
-    balancers = inventory.groups.get("load_balancers", ())
-    if balancers:
-        problems.append(
-            Problem(
-                subject,
-                f"true with {_names(balancers)} in the group load_balancers, whose HAProxy would speak plain text",
-                "TLS without the collection's balancer",
-                "empty the group load_balancers; for several API servers behind TLS, set cluster_webserver_host to a "
-                "balancer of your own",
-            )
-        )
     days, window = (inventory.value(f"certificates_{name}", catalogue.defaults) for name in ("days", "renew_days"))
     if str(days).isdigit() and str(window).isdigit() and int(window) >= int(days):
         problems.append(
@@ -1464,6 +1452,7 @@ def _served_names(inventory: Inventory, catalogue: Catalogue, host: str) -> list
     names = {
         "postgresql": inventory.value("cluster_database_host", catalogue.defaults) or address,
         "redis": inventory.value("cluster_redis_host", catalogue.defaults) or address,
+        "load_balancers": address,
         "webservers": address,
         "flower": address,
     }

@@ -116,10 +116,10 @@ class ParseError(Exception):
 
 
 def properties(service: Mapping[str, Any]) -> list[str]:
-    """Directives as arguments of systemd-run."""
+    """Directives as arguments of systemd-run; one that is ``None`` is left out, as in a unit file."""
     found = []
     for name, value in service.items():
-        for item in value if isinstance(value, list) else [value]:
+        for item in value if isinstance(value, list) else [] if value is None else [value]:
             text = str(item).lower() if isinstance(item, bool) else str(item)
             found.append(f"--property={name}={text}")
     return found

@@ -44,6 +44,7 @@ PROBE = {
     "haproxy": "",
     # What the names in these inventories lead to.
     "addresses": {
+        "db1": ["10.0.0.1"],
         "control1": ["10.0.0.11"],
         "worker1": ["10.0.0.21"],
         "worker2": ["10.0.0.22", "fd00::22"],

@@ -255,7 +255,7 @@ def configurations(host: Host) -> dict[str, configparser.ConfigParser]:
     """Component to its airflow.cfg, read in the way of Airflow."""
     found = {}
     for path, text in host.files.items():
-        if path.endswith(".cfg"):
+        if path.startswith("/etc/airflow/") and path.endswith(".cfg"):
             found[Path(path).stem] = configparser.ConfigParser(comment_prefixes=("#",), allow_no_value=False)
             found[Path(path).stem].optionxform = str  # type: ignore[assignment,method-assign]
             found[Path(path).stem].read_string(text)

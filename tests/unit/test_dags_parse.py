@@ -184,10 +184,17 @@ BAD = {"files": 2, "dags": ["a"], "errors": {"b.py": "b.py:2: NameError: name 'x
 
 
 def test_the_unit(run: Callable[..., Any]) -> None:
-    service = {"User": "airflow", "NoNewPrivileges": True, "SystemCallFilter": ["@system-service", "~@mount"], "X": ""}
+    service = {
+        "User": "airflow",
+        "NoNewPrivileges": True,
+        "SystemCallFilter": ["@system-service", "~@mount"],
+        "X": "",
+        "Y": None,
+    }
     answer, (seen,) = run({"plain": GOOD}, service=service, secrets="SECRET=1\n")
     assert not answer["changed"] and (answer["dags"], answer["files"], answer["errors"]) == (["a", "b"], 2, {})
     options = seen["options"]
+    assert not [option for option in options if option.startswith("--property=Y")]
     for option in (
         "User=airflow",
         "NoNewPrivileges=true",

@@ -1679,9 +1679,12 @@ def test_servers_of_ones_own_need_their_authority(name: str) -> None:
     assert check({**everywhere, "cluster_tls_ca": "/pki/ca.pem"}, {group: []}, paths=FILES, pem=PEM) == []
 
 
-def test_the_collections_balancer_speaks_plain_text() -> None:
-    problem = only(check(TLS, {"load_balancers": ["db"]}))
-    assert "load_balancers" in problem.found and "cluster_webserver_host" in problem.remedy
+def test_a_balancer_needs_a_certificate_for_its_address() -> None:
+    ca = {**TLS, "cluster_tls_ca": "/pki/ca.pem"}
+    assert check(ca, {"load_balancers": ["db"]}, paths=FILES, pem=PEM, db=OWN) == []
+    other = {**OWN, "cluster_address": "10.0.0.9"}
+    problem = only(check(ca, {"postgresql": [], "redis": [], "load_balancers": ["db"]}, paths=FILES, pem=PEM, db=other))
+    assert "not for 10.0.0.9" in problem.found
 
 
 def test_a_renewal_by_every_run() -> None:
