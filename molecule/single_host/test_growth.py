@@ -145,6 +145,7 @@ def test_two_executors_beside_each_other(cluster, web_url):
         assert f"by {name}" in log_of(api, run, name)
     output = cluster.play("playbooks/verify.yml", *OWN_DAGS)
     assert "Executor CeleryExecutor,quick:LocalExecutor, parallelism 64, 32 worker slots" in output
+    assert "Off: cluster_tls" in output and "cluster_firewall (" in output
     canary = runs(api, "dataops_canary")[-1]
     names = {task["task_id"] for task in api.tasks(f"/api/v2/dags/dataops_canary/dagRuns/{quote(canary, safe='')}")}
     assert {"on_control1", "on_worker1", "by_LocalExecutor"} <= names

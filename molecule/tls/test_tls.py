@@ -312,9 +312,11 @@ def test_off_and_on_again(cluster):
         find = "find /etc/airflow /etc/redis /etc/postgresql /etc/haproxy -name '*.key' -o -name '*.pem' 2>/dev/null"
         assert cluster.host(name).run(find).stdout == "", name
     assert changes(cluster.play("site.yml")) == 0
+    assert "Off: cluster_tls" in cluster.play("playbooks/verify.yml")
     cluster.change(CHANGE, "---\n")
     cluster.play("site.yml")
-    cluster.play("playbooks/verify.yml")
+    output = cluster.play("playbooks/verify.yml")
+    assert "Off: cluster_firewall" in output and "cluster_tls (" not in output
     for port in PORTS:
         assert s_client(cluster, port, CERTIFICATES / "ca.pem").returncode == 0, port
     assert changes(cluster.play("site.yml")) == 0
