@@ -1683,7 +1683,7 @@ def test_a_balancer_needs_a_certificate_for_its_address() -> None:
     ca = {**TLS, "cluster_tls_ca": "/pki/ca.pem"}
     assert check(ca, {"load_balancers": ["db"]}, paths=FILES, pem=PEM, db=OWN) == []
     other = {**OWN, "cluster_address": "10.0.0.9"}
-    problem = only(check(ca, {"postgresql": [], "redis": [], "load_balancers": ["db"]}, paths=FILES, pem=PEM, db=other))
+    problem = only(check(ca, {"load_balancers": ["db"]}, paths=FILES, pem=PEM, db=other))
     assert "not for 10.0.0.9" in problem.found
 
 
