@@ -74,6 +74,10 @@ unit: setup ## Run the tests that need no hosts
 	# What takes longest first: no process works on it when the other one has nothing left.
 	pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder tests/golden tests/contract tests/unit
 
+.PHONY: playbooks
+playbooks: setup ## Run whole playbooks on the control node, with roles that only say what they were told
+	pytest --numprocesses 2 --dist loadscope tests/playbooks
+
 .PHONY: package
 package: setup ## Build the collection, install it elsewhere and use it, and type a newcomer's first commands
 	pytest --numprocesses 2 --dist worksteal tests/package

@@ -32,6 +32,7 @@ stage machine lab/machine.sh chromium curl shellcheck
 lab/image.sh > /dev/null 2>&1 &
 stage lint make --no-print-directory lint
 stage unit make --no-print-directory unit
+stage playbooks make --no-print-directory playbooks
 stage package make --no-print-directory package
 long=' concurrency control_hosts faults firewall packages rotate tls workers '
 if [[ ${1:-} != all ]]; then

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .collection import CHECKOUT
-from .test_preflight import run
-from .test_preflight import site as site
+from tests.contract.collection import CHECKOUT
+from tests.contract.test_preflight import run
+from tests.contract.test_preflight import site as site
 
 # What a role's entry point says, and where it breaks off.
 SAYS = """---
