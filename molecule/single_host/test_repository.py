@@ -234,3 +234,77 @@ def test_a_host_that_joins_alone_gets_the_commit_of_the_others(cluster, reposito
     assert deployed(cluster) == {repository.first}
     cluster.play("playbooks/dags.yml", *source(repository))
     assert deployed(cluster) == {newest}
+
+
+def serve(cluster: Cluster, repository: Repository, folder: Path) -> None:
+    """Put the repository, as it is now, onto every host."""
+    bare = folder / "dags.git"
+    if not bare.exists():
+        repository.git("clone", "--quiet", "--bare", str(repository.folder), str(bare))
+    repository.git("push", "--quiet", str(bare), "main")
+    for host in cluster.variables:
+        packed = subprocess.run(["tar", "c", "-C", str(folder), "dags.git"], check=True, capture_output=True).stdout
+        ssh = ["ssh", "-F", str(TOP / ".lab" / SCENARIO / "ssh_config"), host]
+        unpack = "tar x -C /srv --no-same-owner && chown -R airflow: /srv/dags.git"
+        subprocess.run([*ssh, unpack], input=packed, check=True)
+
+
+@pytest.mark.long
+def test_a_bundle_that_is_a_repository(cluster, api, repository, tmp_path):
+    """Airflow fetches it by itself, keeps it over a restart, and its tasks run with the commit of their run."""
+    repository.git("rm", "--quiet", "-r", "dags")
+    repository.commit(from_bundle=dag("from_bundle", "first"))
+    serve(cluster, repository, tmp_path)
+    kwargs = {"repo_url": "file:///srv/dags.git", "tracking_ref": "main", "subdir": "dags", "refresh_interval": 5}
+    bundle = {"name": "team", "classpath": "airflow.providers.git.bundles.git.GitDagBundle", "kwargs": kwargs}
+    bundles = ("-e", json.dumps({"airflow_dag_bundles": [bundle]}))
+    try:
+        cluster.play("site.yml", *bundles)
+        wait_until(lambda: shows(api, "from_bundle"), 90)
+        api.run_dag("from_bundle")
+        versions = api.ask("GET", "/api/v2/dags/from_bundle/dagVersions")[1]["dag_versions"]
+        assert [version["bundle_name"] for version in versions] == ["team"]
+        assert versions[0]["bundle_version"] == repository.git("rev-parse", "HEAD")
+
+        head = repository.commit(later=dag("later_in_bundle"))
+        serve(cluster, repository, tmp_path)
+        begun = time.monotonic()
+        wait_until(lambda: shows(api, "later_in_bundle"), 60)
+        print(f"a commit was shown {time.monotonic() - begun:.0f} s after it was there")
+        found = api.ask("GET", "/api/v2/dags/later_in_bundle/dagVersions")[1]["dag_versions"]
+        assert found[0]["bundle_version"] == head
+        control = cluster.host("control1")
+        kept = control.check_output("find /var/lib/airflow/bundles/team -name HEAD -path '*bare*' | head -1")
+        assert kept, "the clone is where a restart leaves it"
+        assert changes(cluster.play("site.yml", *bundles)) == 0
+    finally:
+        cluster.play("site.yml")
+    wait_until(lambda: not shows(api, "from_bundle"), 60)
+
+
+@pytest.mark.long
+def test_a_deploy_key(cluster, repository, tmp_path):
+    """It is used for the fetch alone: nobody sees it, and nothing keeps it."""
+    serve(cluster, repository, tmp_path)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
+    control = cluster.host("control1")
+    control.check_output("command -v git && git config --global --add safe.directory /srv/dags.git")
+    allowed = control.check_output("sshd -T | awk '/^authorizedkeysfile / {print $2}'")
+    allowed = allowed if allowed.startswith("/") else f"/root/{allowed}"
+    key, public = ((tmp_path / name).read_text() for name in ("key", "key.pub"))
+    url, known = f"ssh://root@{cluster.address('control1')}/srv/dags.git", TOP / ".lab" / SCENARIO / "known_hosts"
+    wanted = source(url, path="dags", ref="main", known_hosts=known.read_text(), key=key)
+    try:
+        # Another key than the one that the server knows.
+        output = cluster.play("playbooks/dags.yml", *wanted, succeeds=False)
+        assert "airflow_dags_git_key" in output and "remedy:" in output
+        control.check_output("printf %%s %s >> %s", f"\n{public}", allowed)
+        output = cluster.play("playbooks/dags.yml", "--diff", *wanted, environment={"ANSIBLE_VERBOSITY": "3"})
+    finally:
+        control.check_output("sed -i '\\#%s#d' %s", public.split()[1].replace("#", "."), allowed)
+    assert deployed(cluster) == {repository.git("rev-parse", "HEAD")}
+    secret = key.splitlines()[2]
+    assert secret not in output
+    for place in (Path.home() / ".cache", TOP / ".ansible/tmp", TOP / ".cache"):
+        found = ["grep", "--recursive", "--files-with-matches", "--fixed-strings", "-e", secret, str(place)]
+        assert not place.exists() or subprocess.run(found, capture_output=True, check=False).stdout == b"", place
