@@ -47,10 +47,9 @@ except Exception as problem:
 
 
 def openssl(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run openssl, which is asked nothing."""
-    return subprocess.run(
-        ["openssl", *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
+    """Run openssl, which is asked nothing; who says nothing to it, as a server without TLS may, has ended it."""
+    argv = ["timeout", "20", "openssl", *arguments]
+    return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
 
 def s_client(cluster, port: int, ca: Path, name: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
