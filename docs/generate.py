@@ -244,10 +244,14 @@ def modules_page() -> str:
 
 
 def documentation(path: Path) -> Data:
-    """Return the DOCUMENTATION of a module, which is read and not run."""
-    for node in ast.parse(path.read_text()).body:
+    """Return the DOCUMENTATION of a module, with that of its fragment, which are read and not run."""
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "DOCUMENTATION":
-            return dict(yaml.safe_load(ast.literal_eval(node.value)))
+            found = dict(yaml.safe_load(ast.literal_eval(node.value)))
+            if fragment := found.get("extends_documentation_fragment"):
+                shared = documentation(ROOT / "plugins" / "doc_fragments" / f"{fragment.rpartition('.')[2]}.py")
+                found["options"] = {**shared["options"], **found["options"]}
+            return found
     raise ValueError(f"{path} has no DOCUMENTATION")
 
 

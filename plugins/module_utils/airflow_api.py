@@ -14,6 +14,13 @@ import urllib.request
 from typing import Any
 
 LOGIN = "/auth/token"
+LOGIN_OPTIONS: dict[str, dict[str, Any]] = {
+    "url": {"type": "str", "required": True},
+    "ca_path": {"type": "path", "default": ""},
+    "username": {"type": "str", "required": True},
+    "password": {"type": "str", "required": True, "no_log": True},
+}
+"""Arguments of every module that logs in; the documentation fragment `api` tells of them."""
 
 
 @functools.cache

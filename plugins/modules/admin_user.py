@@ -13,25 +13,9 @@ description:
   - Asks the API for a token with the given name and password. Only when it is refused, the user is created, or its
     password set, with C(airflow users), which reads the password from standard input and never from its arguments.
 options:
-  url:
-    description: URL of the API server.
-    type: str
-    required: true
-  ca_path:
-    description: PEM file with the authorities that C(https) is verified with. Empty for those that the host trusts.
-    type: path
-    default: ""
   command:
     description: The C(airflow) command that loads the environment of this host.
     type: path
-    required: true
-  username:
-    description: Name to log in with.
-    type: str
-    required: true
-  password:
-    description: Password to log in with.
-    type: str
     required: true
   fresh:
     description: The database is new. Creates the user at once, while the API server may still be starting.
@@ -48,6 +32,7 @@ attributes:
   diff_mode:
     description: A password has no diff.
     support: none
+extends_documentation_fragment: dataops.airflow.api
 author:
   - The dataops.airflow team
 """
@@ -73,7 +58,7 @@ action:
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import LOGIN, Api, ApiError
+from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import LOGIN, LOGIN_OPTIONS, Api, ApiError
 
 TRIES = 3
 """How often a user is created: components that start on a new database write the same roles and permissions, and of two
@@ -119,11 +104,8 @@ def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(
         argument_spec={
-            "url": {"type": "str", "required": True},
-            "ca_path": {"type": "path", "default": ""},
+            **LOGIN_OPTIONS,
             "command": {"type": "path", "required": True},
-            "username": {"type": "str", "required": True},
-            "password": {"type": "str", "required": True, "no_log": True},
             "email": {"type": "str", "required": True},
             "fresh": {"type": "bool", "default": False},
         },

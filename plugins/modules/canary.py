@@ -16,22 +16,6 @@ description:
     readable through the API, and the two middle tasks to overlap.
   - Changes nothing but the history of that DAG.
 options:
-  url:
-    description: URL of the API server.
-    type: str
-    required: true
-  ca_path:
-    description: PEM file with the authorities that C(https) is verified with. Empty for those that the host trusts.
-    type: path
-    default: ""
-  username:
-    description: Name to log in with.
-    type: str
-    required: true
-  password:
-    description: Password to log in with.
-    type: str
-    required: true
   version:
     description: Version of Airflow that the API server shall run.
     type: str
@@ -68,6 +52,7 @@ attributes:
   diff_mode:
     description: There is nothing to show.
     support: none
+extends_documentation_fragment: dataops.airflow.api
 author:
   - The dataops.airflow team
 """
@@ -117,7 +102,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import Api, ApiError, seconds
+from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import LOGIN_OPTIONS, Api, ApiError, seconds
 from ansible_collections.dataops.airflow.plugins.module_utils.celery_worker import BrokerError, ping
 from ansible_collections.dataops.airflow.plugins.module_utils.timeline import times
 
@@ -265,10 +250,7 @@ def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(
         argument_spec={
-            "url": {"type": "str", "required": True},
-            "ca_path": {"type": "path", "default": ""},
-            "username": {"type": "str", "required": True},
-            "password": {"type": "str", "required": True, "no_log": True},
+            **LOGIN_OPTIONS,
             "version": {"type": "str", "required": True},
             "workers": {"type": "dict", "default": {}},
             "executors": {"type": "list", "elements": "str", "default": []},

@@ -15,22 +15,6 @@ description:
   - Waits until the API shows all O(dags). One that it does not show in time is told of, and so is an API that does not
     answer; neither is a failure.
 options:
-  url:
-    description: URL of the API server.
-    type: str
-    required: true
-  ca_path:
-    description: PEM file with the authorities that C(https) is verified with. Empty for those that the host trusts.
-    type: path
-    default: ""
-  username:
-    description: Name to log in with.
-    type: str
-    required: true
-  password:
-    description: Password to log in with.
-    type: str
-    required: true
   bundle:
     description: Name of the bundle.
     type: str
@@ -51,6 +35,7 @@ attributes:
   diff_mode:
     description: There is nothing to show.
     support: none
+extends_documentation_fragment: dataops.airflow.api
 author:
   - The dataops.airflow team
 """
@@ -81,7 +66,7 @@ import urllib.parse
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import Api, ApiError
+from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import LOGIN_OPTIONS, Api, ApiError
 
 PAGE = 100
 
@@ -122,10 +107,7 @@ def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(
         argument_spec={
-            "url": {"type": "str", "required": True},
-            "ca_path": {"type": "path", "default": ""},
-            "username": {"type": "str", "required": True},
-            "password": {"type": "str", "required": True, "no_log": True},
+            **LOGIN_OPTIONS,
             "bundle": {"type": "str", "default": "dags-folder"},
             "dags": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int", "default": 60},

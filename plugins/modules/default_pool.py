@@ -15,22 +15,6 @@ description:
   - What it set is written down in O(record). As long as that is what is wanted, the API is not asked.
   - A number that is neither the one that it set nor Airflow's own default was set by hand; it is kept, with a warning.
 options:
-  url:
-    description: URL of the API server.
-    type: str
-    required: true
-  ca_path:
-    description: PEM file with the authorities that C(https) is verified with. Empty for those that the host trusts.
-    type: path
-    default: ""
-  username:
-    description: Name to log in with.
-    type: str
-    required: true
-  password:
-    description: Password to log in with.
-    type: str
-    required: true
   slots:
     description: Slots that the pool shall have.
     type: int
@@ -46,6 +30,7 @@ attributes:
   diff_mode:
     description: Shows the slots before and after.
     support: full
+extends_documentation_fragment: dataops.airflow.api
 author:
   - The dataops.airflow team
 """
@@ -70,7 +55,7 @@ slots:
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import Api, ApiError
+from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import LOGIN_OPTIONS, Api, ApiError
 
 POOL = "/api/v2/pools/default_pool"
 UNTOUCHED = 128
@@ -89,10 +74,7 @@ def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(
         argument_spec={
-            "url": {"type": "str", "required": True},
-            "ca_path": {"type": "path", "default": ""},
-            "username": {"type": "str", "required": True},
-            "password": {"type": "str", "required": True, "no_log": True},
+            **LOGIN_OPTIONS,
             "slots": {"type": "int", "required": True},
             "record": {"type": "path", "required": True},
         },

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import Api, ApiError, seconds
+import yaml
+from ansible_collections.dataops.airflow.plugins.doc_fragments.api import ModuleDocFragment
+from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import LOGIN_OPTIONS, Api, ApiError, seconds
 from certificates import Pair, make
 
 # path -> status and body
@@ -151,3 +153,13 @@ def test_the_name_counts(serve: Any, tmp_path: Path) -> None:
     port = serve(make("server", ("10.0.0.1", "db"), ca))
     with pytest.raises(ApiError, match="IP address mismatch"):
         Api(f"https://127.0.0.1:{port}", ca_path=str(tmp_path / "ca.pem")).ask("GET", "/good")
+
+
+def test_the_login_of_modules_is_documented_as_it_is() -> None:
+    told = yaml.safe_load(ModuleDocFragment.DOCUMENTATION)["options"]
+    for option in told.values():
+        assert option.pop("description")
+    taken = {
+        name: {key: value for key, value in option.items() if key != "no_log"} for name, option in LOGIN_OPTIONS.items()
+    }
+    assert told == taken and LOGIN_OPTIONS["password"]["no_log"]
