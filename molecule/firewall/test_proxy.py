@@ -18,9 +18,9 @@ from conftest import INVENTORY, Cluster, basic, changes, restarted
 from test_firewall import reaches
 
 NAME = "airflow.example.org"
-CERTIFICATE = INVENTORY / "certificates/airflow.pem"
+CERTIFICATE = INVENTORY / ".pki/airflow.pem"
 SETTINGS = f"""---
-haproxy_certificate: "{{{{ inventory_dir }}}}/certificates/airflow.pem"
+haproxy_certificate: "{{{{ inventory_dir }}}}/.pki/airflow.pem"
 haproxy_server_name: {NAME}
 haproxy_flower: true
 """
