@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from tests.contract.collection import CHECKOUT
-from tests.contract.test_preflight import run
-from tests.contract.test_preflight import site as site
+
+from .test_preflight import run
+from .test_preflight import site as site
 
 # What a role's entry point says, and where it breaks off.
 SAYS = """---

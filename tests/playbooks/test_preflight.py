@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.contract.collection import CHECKOUT, load, playbooks
 from tests.playbook import run_playbook
-
-from .collection import CHECKOUT, load, playbooks
 
 INSTALL = {"airflow", "firewall", "haproxy", "postgresql", "redis", "site"}
 OPERATE = {"dags_rollback", "restart", "rollback", "rotate", "settings", "verify", "worker_remove"}
