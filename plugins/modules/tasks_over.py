@@ -14,18 +14,6 @@ description:
     later do not count.
   - After O(timeout) it ends without an error, whether or not some of them still run.
 options:
-  url:
-    description: URL of the API server.
-    type: str
-    required: true
-  username:
-    description: Name to log in with.
-    type: str
-    required: true
-  password:
-    description: Password to log in with.
-    type: str
-    required: true
   timeout:
     description: Seconds to wait.
     type: int
@@ -37,6 +25,7 @@ attributes:
   diff_mode:
     description: Changes nothing.
     support: none
+extends_documentation_fragment: dataops.airflow.api
 author:
   - The dataops.airflow team
 """
@@ -65,7 +54,7 @@ import time
 from collections.abc import Callable
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import Api, ApiError
+from ansible_collections.dataops.airflow.plugins.module_utils.airflow_api import LOGIN_OPTIONS, Api, ApiError
 
 UNDERWAY = "/api/v2/dags/~/dagRuns/~/taskInstances?state=queued&state=running&state=restarting&order_by=id"
 PAGE = 100
@@ -112,16 +101,14 @@ def main() -> None:
     """Entry point of the module."""
     module = AnsibleModule(
         argument_spec={
-            "url": {"type": "str", "required": True},
-            "username": {"type": "str", "required": True},
-            "password": {"type": "str", "required": True, "no_log": True},
+            **LOGIN_OPTIONS,
             "timeout": {"type": "int", "required": True},
         },
         supports_check_mode=True,
     )
     option = module.params
     try:
-        api = Api(option["url"])
+        api = Api(option["url"], ca_path=option["ca_path"])
         api.login(option["username"], option["password"])
         awaited, left = outlast(api, option["timeout"])
     except ApiError as problem:
