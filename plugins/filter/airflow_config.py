@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible.plugins.filter.core import flatten
+from ansible_collections.dataops.airflow.plugins.module_utils.directives import directive_lines
 
 Config = Mapping[str, Mapping[str, Any]]
 
@@ -69,11 +69,7 @@ def environment_text(variables: Mapping[str, Any]) -> str:
 
 def directives_text(directives: Mapping[str, Any]) -> str:
     """Write directives of a unit: a line for each value of a list, none for ``None``; no line break at the end."""
-    lines: list[str] = []
-    for name, value in sorted(directives.items(), key=lambda item: item[0].lower()):
-        for line in flatten([value]):
-            lines.append(f"{name}={str(line).lower() if isinstance(line, bool) else line}")
-    return "\n".join(lines)
+    return "\n".join(directive_lines(dict(sorted(directives.items(), key=lambda item: item[0].lower()))))
 
 
 class FilterModule:

@@ -106,6 +106,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dataops.airflow.plugins.module_utils.directives import directive_lines
 
 SCREEN = 20
 """Most errors that are shown."""
@@ -116,13 +117,8 @@ class ParseError(Exception):
 
 
 def properties(service: Mapping[str, Any]) -> list[str]:
-    """Directives as arguments of systemd-run; one that is ``None`` is left out, as in a unit file."""
-    found = []
-    for name, value in service.items():
-        for item in value if isinstance(value, list) else [] if value is None else [value]:
-            text = str(item).lower() if isinstance(item, bool) else str(item)
-            found.append(f"--property={name}={text}")
-    return found
+    """Directives as arguments of systemd-run."""
+    return [f"--property={line}" for line in directive_lines(service)]
 
 
 @contextmanager
