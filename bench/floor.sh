@@ -190,7 +190,7 @@ airflow_files() {
   cp "$role/locks/uv.txt" "$files/opt/airflow/uv.txt"
   cp -r dags/. "$files/opt/airflow/dags/current"
   cp "$role/canary/canary.py" "$files/opt/airflow/canary"
-  echo '{"workers": ["worker1", "worker2"], "tasks": 36}' > "$files/opt/airflow/canary/canary.json"
+  echo '{"workers": ["worker1", "worker2"], "tasks": 36, "executors": []}' > "$files/opt/airflow/canary/canary.json"
   cp "$role/cluster_address.py" "$files/etc/airflow/python"
   local bundle='"classpath": "airflow.dag_processing.bundles.local.LocalDagBundle", "kwargs"'
   cat > "$files/etc/airflow/airflow.cfg" << END
