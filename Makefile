@@ -66,7 +66,7 @@ lint: setup ## Check YAML, playbooks, Python and shell scripts
 	ruff check .
 	ruff format --check .
 	mypy
-	shellcheck .ci/run bench/*.sh lab/*.sh
+	shellcheck .ci/run bench/*.sh lab/*.sh roles/*/files/*.sh
 	antsibull-changelog lint
 
 .PHONY: unit

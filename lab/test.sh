@@ -27,7 +27,7 @@ stage() {
   printf '===== %s passed in %d s\n' "$name" $((SECONDS - start))
 }
 
-stage machine lab/machine.sh chromium curl shellcheck
+stage machine lab/machine.sh chromium curl nftables shellcheck
 # Lint and the tests without hosts leave a processor free: the first scenarios find their image built, or wait for it.
 lab/image.sh > /dev/null 2>&1 &
 stage lint make --no-print-directory lint

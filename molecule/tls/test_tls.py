@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import INVENTORY, changes, restarted, status_of, wait_until
+from conftest import INVENTORY, Api, changes, restarted, status_of, wait_until
 
 CERTIFICATES = INVENTORY / ".certificates"
 CHANGE = "group_vars/all/zzz_change.yml"
@@ -269,6 +269,24 @@ def test_a_renewal_restarts_who_cannot_read_a_file_again(cluster):
     assert kept and kept <= connections()
     assert keys == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in CERTIFICATES.glob("*.key")}
     assert changes(cluster.play("site.yml", *soon)) == 0
+    cluster.play("playbooks/verify.yml")
+
+
+@pytest.mark.parametrize("secret", ["airflow_jwt_secret", "cluster_database_password", "cluster_redis_password"])
+def test_a_secret_is_rotated_over_tls(cluster, web_url, secret):
+    """The run asks services on its way; what becomes of many tasks meanwhile is told by the scenario `rotate`."""
+    old = cluster.secrets[secret]
+    api = Api(web_url, "admin", cluster.secrets["airflow_admin_password"])
+    run = api.start_dag("parallel_dag")
+    wait_until(lambda: "running" in [task["state"] for task in api.tasks(run)], 60)
+    cluster.play("playbooks/rotate.yml", "-e", f"secret={secret}")
+    cluster.read_inventory()
+    assert cluster.secrets[secret] not in ("", old)
+    if secret.endswith("jwt_secret"):
+        assert status_of(f"{web_url}/api/v2/dags", api.headers) in (401, 403), "whoever was logged in logs in again"
+    again = Api(web_url, "admin", cluster.secrets["airflow_admin_password"])
+    wait_until(lambda: again.ask("GET", run)[1]["state"] in ("success", "failed"), 120)
+    assert {(task["state"], task["try_number"]) for task in again.tasks(run)} == {("success", 1)}
     cluster.play("playbooks/verify.yml")
 
 

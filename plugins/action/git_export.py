@@ -22,7 +22,7 @@ from ansible import constants
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.dataops.airflow.plugins.module_utils.credentials import scrub
-from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import Problem, report
+from ansible_collections.dataops.airflow.plugins.module_utils.problems import Problem, report
 
 TITLE = "The commit cannot be fetched. Nothing was changed."
 COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")

@@ -24,7 +24,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.dataops.airflow.plugins.module_utils import lock_file
 from ansible_collections.dataops.airflow.plugins.module_utils.credentials import scrub, secrets_in
 from ansible_collections.dataops.airflow.plugins.module_utils.installer import BuildError, bundle_of, install_uv
-from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import Problem, report
+from ansible_collections.dataops.airflow.plugins.module_utils.problems import Problem, report
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 

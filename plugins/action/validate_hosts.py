@@ -15,13 +15,9 @@ from ansible_collections.dataops.airflow.plugins.module_utils.host_rules import 
     check_hosts,
     check_memory,
 )
-from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import (
-    AIRFLOW_GROUPS,
-    PURPOSES,
-    Problem,
-    report,
-)
+from ansible_collections.dataops.airflow.plugins.module_utils.inventory import AIRFLOW_GROUPS, PURPOSES
 from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import Lock, LockError, parse
+from ansible_collections.dataops.airflow.plugins.module_utils.problems import Problem, report
 from ansible_collections.dataops.airflow.plugins.module_utils.wheelhouse import check_wheelhouse, targets_of
 
 AIRFLOW = Path(__file__).resolve().parents[2] / "roles" / "airflow"

@@ -18,8 +18,19 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible.vars.manager import VariableManager
-from ansible_collections.dataops.airflow.plugins.module_utils import inventory_rules as rules
+from ansible_collections.dataops.airflow.plugins.module_utils.inventory import (
+    HIDDEN,
+    PURPOSES,
+    Catalogue,
+    Inventory,
+    executor,
+    local_paths,
+    may_wait_for_facts,
+    tls_paths,
+)
+from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import ROLES, check_inventory
 from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import WHEELS
+from ansible_collections.dataops.airflow.plugins.module_utils.problems import report
 
 COLLECTION = Path(__file__).resolve().parents[2]
 BUDGET = "__cluster_connection_budget"
@@ -45,22 +56,24 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: Values = super().run(tmp, task_vars)
         _, arguments = self.validate_argument_spec(
             {
-                "purpose": {"type": "str", "choices": list(rules.PURPOSES), "default": "install"},
+                "purpose": {"type": "str", "choices": list(PURPOSES), "default": "install"},
                 "exclude_prefixes": {"type": "list", "elements": "str", "default": []},
             }
         )
         inventory, catalogue = self._collect(task_vars or {}, arguments["exclude_prefixes"])
-        problems = rules.check_inventory(inventory, catalogue, arguments["purpose"])
+        problems = check_inventory(inventory, catalogue, arguments["purpose"])
         if problems:
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
             raise AnsibleActionFail(
-                rules.report(f"The inventory has {count}. Nothing was changed.", problems), result={"changed": False}
+                report(f"The inventory has {count}. Nothing was changed.", problems), result={"changed": False}
             )
-        executor = rules.executor(inventory, catalogue)
-        result.update(changed=False, msg=f"The inventory is valid: {len(inventory.hosts)} host(s), {executor}.")
+        result.update(
+            changed=False,
+            msg=f"The inventory is valid: {len(inventory.hosts)} host(s), {executor(inventory, catalogue)}.",
+        )
         return result
 
-    def _collect(self, task_vars: Values, ignored: list[str]) -> tuple[rules.Inventory, rules.Catalogue]:
+    def _collect(self, task_vars: Values, ignored: list[str]) -> tuple[Inventory, Catalogue]:
         """Return the inventory and the collection's own knowledge as plain data.
 
         The names come from a variable manager of our own: it knows inventories and --extra-vars, but neither what this
@@ -68,11 +81,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """
         hostvars = task_vars["hostvars"]
         manager = VariableManager(loader=self._loader, inventory=hostvars._inventory)
-        roles = {role: COLLECTION / "roles" / role for role in rules.ROLES}
+        roles = {role: COLLECTION / "roles" / role for role in ROLES}
         defaults = self._variables(path / "defaults" / "main.yml" for path in roles.values())
         constants_of = {role: self._variables([path / "vars" / "main.yml"]) for role, path in roles.items()}
         constants = {name: value for values in constants_of.values() for name, value in values.items()}
-        prefixes = tuple(f"{under}{role}_" for role in rules.ROLES for under in ("", "__"))
+        prefixes = tuple(f"{under}{role}_" for role in ROLES for under in ("", "__"))
 
         variables: dict[str, Values] = {}
         failures: dict[str, dict[str, str]] = {}
@@ -81,7 +94,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         connections: int | None = None
         role_path = {"role_path": str(roles["airflow"])}  # the one role whose defaults speak of its files
         groups = {name: list(members) for name, members in task_vars["groups"].items()}
-        for host in rules.Inventory(groups, {}).hosts:
+        for host in Inventory(groups, {}).hosts:
             set_here = manager.get_vars(host=hostvars._inventory.get_host(host), include_hostvars=False)
             context = {**defaults, **hostvars.raw_get(host), **constants, "hostvars": hostvars}
             templar = Templar(loader=self._loader, variables=context)
@@ -103,11 +116,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 found = _template_what_works(Templar(loader=self._loader, variables=context), budget).get(BUDGET)
                 connections = int(str(found)) if str(found).isdecimal() else None
 
-        paths = {path: _kind(self._loader.path_dwim(path)) for path in rules.local_paths(variables)}
+        paths = {path: _kind(self._loader.path_dwim(path)) for path in local_paths(variables)}
         locks = [
             path.stem.removeprefix("airflow-") for path in sorted(roles["airflow"].glob("files/locks/airflow-*.txt"))
         ]
-        inventory = rules.Inventory(groups, variables, failures, origins, paths, ignored)
+        inventory = Inventory(groups, variables, failures, origins, paths, ignored)
         lock = inventory.value("airflow_lock", {}) or templated_defaults.get("airflow_lock")
         lock = self._loader.path_dwim(lock) if isinstance(lock, str) and lock else ""
         kubeconfig = inventory.value("airflow_kubernetes_kubeconfig", {})
@@ -122,7 +135,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 certificates=self._certificates(inventory.settings("haproxy_certificate").values()),
                 pem=self._pem(variables),
             ),
-            rules.Catalogue(
+            Catalogue(
                 options={role: options for role, path in roles.items() if (options := _options(path))},
                 constants={name: role for role, values in constants_of.items() for name in values},
                 defaults=templated_defaults,
@@ -156,7 +169,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _pem(self, variables: Mapping[str, Values]) -> dict[str, bytes]:
         """Return path -> content of the site's own certificates and keys, decrypted where they are in a vault."""
         found = {}
-        for path in rules.tls_paths(variables):
+        for path in tls_paths(variables):
             try:
                 found[path] = self._loader.get_text_file_contents(self._loader.path_dwim(path)).encode()
             except (AnsibleError, OSError, UnicodeError):
@@ -226,9 +239,9 @@ def _plain(value: Any) -> Any:
 
 def _reason(name: str, raw: Any, error: Exception) -> str:
     """Return why a template failed, on one line; for a secret without any detail; empty if it may wait for facts."""
-    if rules.may_wait_for_facts(name, raw):
+    if may_wait_for_facts(name, raw):
         return ""
-    if name in rules.HIDDEN:
+    if name in HIDDEN:
         return (
             f"its template or its vault fails ({type(error).__name__}); the detail is withheld, as it may hold a secret"
         )

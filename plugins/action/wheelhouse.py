@@ -25,8 +25,8 @@ from ansible_collections.dataops.airflow.plugins.module_utils.installer import (
     environment_for,
     run,
 )
-from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import Problem, report
 from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import Lock, LockError, Pin, parse
+from ansible_collections.dataops.airflow.plugins.module_utils.problems import Problem, report
 from ansible_collections.dataops.airflow.plugins.module_utils.turn import turn
 from ansible_collections.dataops.airflow.plugins.module_utils.wheelhouse import (
     Target,

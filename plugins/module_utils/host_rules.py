@@ -15,13 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.dataops.airflow.plugins.module_utils.capacity import memory_limit, memory_needed
-from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import (
-    AIRFLOW_GROUPS,
-    GROUPS,
-    LOCK_COMMAND,
-    Problem,
-)
+from ansible_collections.dataops.airflow.plugins.module_utils.inventory import AIRFLOW_GROUPS, GROUPS, LOCK_COMMAND
 from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import PYTHON_MINORS, Lock, unfit_for
+from ansible_collections.dataops.airflow.plugins.module_utils.problems import Problem
 
 Probe = Mapping[str, Any]
 Probes = Mapping[str, Probe]

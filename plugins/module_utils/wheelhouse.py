@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import WHEELHOUSE_COMMAND, Problem
 from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import (
     Lock,
     LockError,
@@ -29,6 +28,8 @@ from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import (
     pins_for,
     target_environment,
 )
+from ansible_collections.dataops.airflow.plugins.module_utils.lock_rules import WHEELHOUSE_COMMAND
+from ansible_collections.dataops.airflow.plugins.module_utils.problems import Problem
 from ansible_collections.dataops.airflow.plugins.module_utils.turn import turn
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename

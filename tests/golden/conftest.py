@@ -97,7 +97,7 @@ def dump(data: Any) -> str:
 
 VERBATIM = {
     path.read_text(): str(path.relative_to(CHECKOUT))
-    for path in [*CHECKOUT.glob("roles/*/files/**/*.py"), CHECKOUT / "plugins/module_utils/fingerprint.py"]
+    for path in [*CHECKOUT.glob("roles/*/files/**/*.[ps][yh]"), CHECKOUT / "plugins/module_utils/fingerprint.py"]
 }
 """Files that are copied as they are: git has them once."""
 SECRETS: dict[str, str] = load(HERE / "secrets.yml")

@@ -13,8 +13,8 @@ from ansible_collections.dataops.airflow.plugins.module_utils.host_rules import 
     clock_offset,
     is_unit,
 )
-from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import Problem
 from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import Lock
+from ansible_collections.dataops.airflow.plugins.module_utils.problems import Problem
 
 GROUPS = {
     "postgresql": ["db"],

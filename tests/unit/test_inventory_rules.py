@@ -11,22 +11,23 @@ import time
 from typing import Any
 
 import pytest
-from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import (
+from ansible_collections.dataops.airflow.plugins.module_utils.config_rules import (
     AT_LEAST_ONE,
     CONFIG_BY_VARIABLE,
     CONFIG_SECRETS,
+)
+from ansible_collections.dataops.airflow.plugins.module_utils.inventory import (
     SECRETS,
     Catalogue,
     Inventory,
-    Problem,
-    check_inventory,
     executor,
     executors,
     local_paths,
     may_wait_for_facts,
-    report,
 )
+from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import check_inventory
 from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import render
+from ansible_collections.dataops.airflow.plugins.module_utils.problems import Problem, report
 from certificates import make
 
 AWKWARD = "@:/%#'\" $ {p}äß\\;|&"
@@ -70,6 +71,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "firewall": {"firewall_webserver_sources": {"type": "list", "elements": "str", "default": []}},
     "redis": {
         "redis_fsync": {"type": "str", "choices": ["always", "everysec"], "default": "everysec"},
+        "redis_maxmemory_percent": {"type": "int", "default": 25},
         "redis_admin_password": {"type": "str", "no_log": True},
     },
     "airflow": {
@@ -84,6 +86,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "airflow_worker_concurrency": {"type": "int", "default": 16},
         "airflow_worker_stop_timeout": {"type": "int", "default": 3600},
         "airflow_worker_check_interval": {"type": "int", "default": 60},
+        "airflow_worker_min_free_disk": {"type": "int", "default": 100},
         "airflow_worker_autoscale": {"type": "str", "default": ""},
         "airflow_worker_queues": {"type": "list", "elements": "str"},
         "airflow_worker_instances": {"type": "dict", "default": {}},
@@ -664,9 +667,13 @@ def test_options_that_hold_a_secret(name: str) -> None:
     assert check({"airflow_config": {section: {option: None}}}) == [], "null leaves it to Airflow"
 
 
-def test_a_worker_is_not_looked_at_without_a_pause() -> None:
-    assert "an integer >= 1" in only(check({"airflow_worker_check_interval": 0})).allowed
+def test_numbers_have_a_range() -> None:
+    assert only(check({"airflow_worker_check_interval": 0})).allowed == "an integer >= 1"
     assert check({"airflow_worker_check_interval": 1}) == []
+    assert only(check({"redis_maxmemory_percent": 101})).allowed == "a share, 1 to 100 percent"
+    assert check({"redis_maxmemory_percent": 100}) == []
+    assert only(check({"airflow_worker_min_free_disk": -1})).allowed == "an integer >= 0"
+    assert check({"airflow_worker_min_free_disk": 0}) == []
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.dataops.airflow.plugins.module_utils import inventory_rules as rules
+from ansible_collections.dataops.airflow.plugins.module_utils.inventory import Catalogue, Inventory
+from ansible_collections.dataops.airflow.plugins.module_utils.inventory_rules import check_inventory
 from ansible_collections.dataops.airflow.plugins.module_utils.literals import HOST, QUEUE, misread
+from ansible_collections.dataops.airflow.plugins.module_utils.problems import Problem
+from ansible_collections.dataops.airflow.plugins.module_utils.secret_rules import check_redis_users
 
 from tests.contract.collection import ROLES, specs
 
@@ -32,11 +35,11 @@ def shaped(name: str, spec: dict[str, Any], text: str) -> list[Any]:
     return [[text]] if kind == "list" else [text]
 
 
-def problems(name: str, value: Any) -> list[rules.Problem]:
+def problems(name: str, value: Any) -> list[Problem]:
     """Problems of an inventory that sets one variable, those that are about it."""
     hosts = {group: ["box"] for group in ("postgresql", "schedulers", "webservers", "dag_processors")}
-    inventory = rules.Inventory(hosts, {"box": {name: value}})
-    found = rules.check_inventory(inventory, rules.Catalogue(options=OPTIONS))
+    inventory = Inventory(hosts, {"box": {name: value}})
+    found = check_inventory(inventory, Catalogue(options=OPTIONS))
     return [problem for problem in found if name in problem.subject or "address of box" in problem.subject]
 
 
@@ -130,8 +133,8 @@ def test_findings_hold_no_values() -> None:
 @pytest.mark.parametrize("host", ["web 1", "web\n1", "%n", "-x", "a,b", "a'b", "::1", "a;b"])
 def test_a_host_of_another_name_is_refused(host: str) -> None:
     groups = {group: [host] for group in ("postgresql", "schedulers", "webservers", "dag_processors")}
-    inventory = rules.Inventory(groups, {host: {"cluster_address": "10.0.0.1"}})
-    found = rules.check_inventory(inventory, rules.Catalogue(options=OPTIONS))
+    inventory = Inventory(groups, {host: {"cluster_address": "10.0.0.1"}})
+    found = check_inventory(inventory, Catalogue(options=OPTIONS))
     assert [problem for problem in found if problem.subject.startswith("host ")]
 
 
@@ -151,6 +154,6 @@ def test_ordinary_names_pass() -> None:
 )
 def test_the_users_of_redis_are_three(variables: dict[str, str], wrong: list[str]) -> None:
     for redis, expected in ((["box"], wrong), ([], [])):
-        inventory = rules.Inventory({"redis": redis, "workers": ["box"]}, {"box": variables})
-        found = rules.check_redis_users(inventory, rules.Catalogue(options=OPTIONS))
+        inventory = Inventory({"redis": redis, "workers": ["box"]}, {"box": variables})
+        found = check_redis_users(inventory, Catalogue(options=OPTIONS))
         assert [problem.subject for problem in found] == expected

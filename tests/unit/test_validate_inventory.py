@@ -24,10 +24,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 PLUGINS = (
     "action/validate_inventory.py",
     "modules/validate_inventory.py",
-    "module_utils/inventory_rules.py",
-    "module_utils/certificate_rules.py",
+    *(f"module_utils/{path.name}" for path in (CHECKOUT / "plugins/module_utils").glob("*_rules.py")),
+    "module_utils/inventory.py",
     "module_utils/literals.py",
     "module_utils/lock_file.py",
+    "module_utils/problems.py",
     "module_utils/stored_settings.py",
 )
 ROLE = CHECKOUT / "roles" / "airflow"

@@ -148,7 +148,7 @@ def test_only_running_workers_are_drained() -> None:
     ("unit", "left"),
     [
         ("airflow-scheduler.service", []),
-        ("airflow-worker@gpu.service", ["worker_check@gpu.sh", "check@gpu.service", "check@gpu.timer"]),
+        ("airflow-worker@gpu.service", ["check@gpu.service", "check@gpu.timer"]),
         ("airflow-worker.service", ["worker_check.py", "worker_check.sh", "check.service", "check.timer"]),
     ],
 )
