@@ -198,6 +198,13 @@ def booted(cluster: Cluster, name: str) -> str:
         return ""
 
 
+def can_read(host: Any, unit: str, path: str) -> bool:
+    """Whether code that runs in a unit, as Airflow's user, can read a file."""
+    pid = host.check_output("systemctl show --value --property=MainPID %s", unit)
+    line = "nsenter --mount --target %s setpriv --reuid=airflow --regid=airflow --clear-groups cat %s"
+    return bool(host.run(line, pid, path).rc == 0)
+
+
 def forms(secret: str) -> set[bytes]:
     """A secret as it is, in a URL, and between the quotes of an environment file, of JSON, of a shell and of YAML."""
     found = {secret, quote(secret, safe=""), re.sub(r'(["\\\\$`])', r"\\\1", secret), json.dumps(secret)[1:-1]}

@@ -24,13 +24,15 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
-from conftest import SCENARIO, TOP, basic, wait_until
+from conftest import SCENARIO, TOP, basic, can_read, wait_until
 
 FILES = TOP / "molecule" / "cluster" / "files" / "attacks"
 SSH = ("ssh", "-F", str(TOP / ".lab" / SCENARIO / "ssh_config"))
 PAGE = (TOP / "docs" / "security.md").read_text()
 PYTHON = "/opt/airflow/current/bin/python"
 SPIED = ("control1", "worker1")
+KEPT = "/etc/airflow/api-server/kept"
+"""A file that the API server may read."""
 
 
 def knock(*doors: tuple[Any, ...], member: str = "") -> list[Any]:
@@ -88,11 +90,12 @@ def spy(cluster, api) -> Iterator[None]:
     """A DAG of an attacker, for the last test: until then the DAG processor has found it."""
     assert api.ask("DELETE", "/api/v2/dags/spy")[0] in (204, 404)
     text = (FILES / "spy.py").read_text()
+    keep = f"install -m 0640 -g airflow /etc/hostname {KEPT}"
     for name in SPIED:
-        cluster.host(name).check_output("printf %%s %s > /opt/airflow/canary/spy.py", text)
+        cluster.host(name).check_output(f"printf %%s %s > /opt/airflow/canary/spy.py && {keep}", text)
     yield
     for name in SPIED:
-        cluster.host(name).check_output("rm -f /opt/airflow/canary/spy.py")
+        cluster.host(name).check_output(f"rm -f /opt/airflow/canary/spy.py {KEPT}")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -337,7 +340,7 @@ def test_wrong_logins_of_the_api_let_nobody_in_and_lock_nobody_out(cluster, web_
     assert knock(("http", "POST", door, {}, right)) == [201]
 
 
-def test_a_dag_reads_no_secret_file(api):
+def test_a_dag_reads_no_secret_file(cluster, api):
     """Neither when it is parsed nor when it runs; what its process itself was given, it can see, as documented."""
     wait_until(lambda: api.ask("GET", "/api/v2/dags/spy")[0] == 200, 60)
     parsed = json.loads(api.ask("GET", "/api/v2/dags/spy/details")[1]["doc_md"])
@@ -347,6 +350,7 @@ def test_a_dag_reads_no_secret_file(api):
     ran = json.loads(told) if isinstance(told, str) else told
     for found in (parsed, ran):
         assert (found["opened"], found["written"]) == ([], [])
+    assert can_read(cluster.host("control1"), "airflow-api-server", KEPT)
     # A name space of users for each unit: they are of one user, and yet closed to each other.
     assert (parsed["units"], ran["units"]) == (["airflow-dag-processor.service"], ["airflow-worker.service"])
     assert set(ran["variables"]) == documented("What a task on a worker can read")

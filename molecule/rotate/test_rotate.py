@@ -26,6 +26,7 @@ from conftest import (
     Api,
     Cluster,
     basic,
+    can_read,
     changes,
     leaked,
     restarted,
@@ -278,7 +279,7 @@ def test_jwt_secret(cluster, api, web_url):
     assert execution_status(web_url, done.new) == 404
     assert status_of(f"{web_url}/api/v2/dags", held) in (401, 403), "whoever was logged in logs in again"
     control = cluster.host("control1")
-    assert not control.file("/etc/airflow/jwks.json").exists
+    assert not control.file("/etc/airflow/api-server/jwks.json").exists
     assert done.old not in control.check_output("cat /etc/airflow/*.env")
 
 
@@ -293,8 +294,10 @@ def test_jwt_secret_after_a_break_off(cluster, api, web_url):
         new = vault()["airflow_jwt_secret"]
         assert new != old
         wait_until(lambda: execution_status_or_none(web_url, old) == 404, 60)
-        keys = cluster.host("control1").file("/etc/airflow/jwks.json")
+        keys = cluster.host("control1").file("/etc/airflow/api-server/jwks.json")
         assert (keys.mode, keys.user, keys.group) == (0o640, "root", "airflow")
+        readers = {name for name in CONTROL if can_read(cluster.host("control1"), name.partition("/")[2], keys.path)}
+        assert readers == {"control1/airflow-api-server"}, "code of DAGs would sign itself a token"
         rotate(cluster, "airflow_jwt_secret")
     assert (vault()["airflow_jwt_secret"], phase()) == (new, "")
     assert (execution_status(web_url, old), execution_status(web_url, new)) == (403, 404)

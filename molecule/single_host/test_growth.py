@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 from urllib.parse import quote
 
-from conftest import INVENTORY, OWN_DAGS, TOP, Api, Cluster, changes, leaked, restarted, wait_until
+import pytest
+from conftest import INVENTORY, OWN_DAGS, SCENARIO, TOP, Api, Cluster, changes, leaked, restarted, wait_until
 
 HOSTS = ("control1", "worker1")
 OWN_IMAGE = "localhost/own-image:1"
@@ -116,8 +117,52 @@ def test_moved_component_leaves_nothing_behind(cluster):
     cluster.play("site.yml")
     assert control.service("airflow-triggerer").is_running
     left = cluster.host("worker1").check_output("ls /etc/airflow").split()
-    assert sorted(left) == ["python", "release", "worker.cfg", "worker.env"]
+    assert sorted(left) == ["api-server", "kubernetes", "python", "release", "tls-keys", "worker.cfg", "worker.env"]
     cluster.play("playbooks/verify.yml")
+
+
+def move_the_databases(cluster: Cluster, old: str, new: str, inventory: str) -> None:
+    """Do what docs/database.md tells."""
+    page = (TOP / "docs/database.md").read_text()
+    blocks = re.findall(r"(?s)```console\n(.*?)```", page)
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    stop, dump, rename, disable, server, restore = filter(None, lines)
+    for host in HOSTS:
+        cluster.host(host).check_output(stop)
+    for line in (dump, rename, disable):
+        cluster.host(old).check_output(line)
+    content = cluster.host(old).check_output("base64 --wrap=0 /var/lib/postgresql/airflow.dump")
+    cluster.change("hosts.yml", inventory)
+    assert server.endswith("playbooks/postgresql.yml")
+    cluster.play("playbooks/postgresql.yml")
+    write = "base64 --decode > /var/lib/postgresql/airflow.dump; chown postgres: /var/lib/postgresql/airflow.dump"
+    ssh = ("ssh", "-F", str(TOP / ".lab" / SCENARIO / "ssh_config"), new)
+    subprocess.run([*ssh, write], input=content, text=True, check=True)
+    cluster.host(new).check_output(restore)
+    cluster.play("site.yml")
+    cluster.play("playbooks/verify.yml")
+
+
+@pytest.mark.long
+def test_the_databases_move_to_another_host(cluster, web_url):
+    """Never by themselves: a new server would begin empty."""
+    here = (INVENTORY / "hosts.yml").read_text()
+    place = "    postgresql:\n      hosts:\n        {}:\n"
+    assert place.format("control1") in here
+    there = here.replace(place.format("control1"), place.format("worker1"))
+    api = Api(web_url, "admin", cluster.secrets["airflow_admin_password"])
+    known = {dag: runs(api, dag) for dag in ("parallel_dag", "dataops_canary")}
+    before = cluster.started()
+    cluster.change("hosts.yml", there)
+    output = cluster.play("site.yml", succeeds=False)
+    assert "the databases are on control1" in " ".join(output.split()) and "docs/database.md" in output
+    assert changes(output) == 0 and restarted(before, cluster.started()) == set()
+
+    move_the_databases(cluster, "control1", "worker1", there)
+    assert not cluster.host("control1").socket("tcp://5432").is_listening
+    assert_kept(cluster, Api(web_url, "admin", cluster.secrets["airflow_admin_password"]), known)
+    move_the_databases(cluster, "worker1", "control1", here)
+    assert_kept(cluster, Api(web_url, "admin", cluster.secrets["airflow_admin_password"]), known)
 
 
 def test_two_executors_beside_each_other(cluster, web_url):

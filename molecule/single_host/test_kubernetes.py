@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import INVENTORY, Api, changes, leaked, wait_until
+from conftest import INVENTORY, Api, can_read, changes, leaked, wait_until
 
 FILES = Path(__file__).parent / "files"
 # Of its own: the other DAGs are delivered where there is no such executor, and this one cannot be imported there.
@@ -52,9 +52,12 @@ def test_a_task_runs_in_what_stands_in_for_a_pod(cluster, web_url):
     control.check_output(f"{unit} /usr/bin/python3 /opt/stand_in.py {PORT} {FOLDER}")
     output = cluster.play("site.yml", "--diff", "-vvv", *POD_DAGS)
     assert leaked({"token": TOKEN}, output) == []
-    kubeconfig = control.file("/etc/airflow/kubeconfig")
+    kubeconfig = control.file("/etc/airflow/kubernetes/kubeconfig")
     assert (kubeconfig.user, kubeconfig.group, kubeconfig.mode) == ("root", "airflow", 0o640)
-    assert control.run("runuser -u nobody -- cat /etc/airflow/kubeconfig").rc != 0
+    assert control.run("runuser -u nobody -- cat /etc/airflow/kubernetes/kubeconfig").rc != 0
+    units = ("airflow-api-server", "airflow-dag-processor", "airflow-scheduler", "airflow-triggerer")
+    readers = [unit for unit in units if can_read(control, unit, kubeconfig.path)]
+    assert readers == ["airflow-api-server", "airflow-scheduler"]
     assert changes(cluster.play("site.yml", *POD_DAGS)) == 0
 
     api = Api(web_url, "admin", cluster.secrets["airflow_admin_password"])
@@ -73,7 +76,7 @@ def test_a_task_runs_in_what_stands_in_for_a_pod(cluster, web_url):
     for path in ("group_vars/all/executors.yml", "kubeconfig", "airflow-lock.txt"):
         (INVENTORY / path).unlink()
     cluster.play("site.yml")
-    for path in ("/etc/airflow/kubeconfig", "/etc/airflow/pod_template.yaml"):
+    for path in ("/etc/airflow/kubernetes/kubeconfig", "/etc/airflow/pod_template.yaml"):
         assert not control.file(path).exists
     control.check_output("systemctl stop stand-in; rm /opt/stand_in.py")
     cluster.play("playbooks/verify.yml")

@@ -12,7 +12,7 @@ import subprocess
 from urllib.parse import quote
 
 import pytest
-from conftest import INVENTORY, OWN_DAGS, SOURCES, TOP, changes, restarted, wait_until
+from conftest import INVENTORY, OWN_DAGS, SOURCES, TOP, booted, changes, podman, restarted, wait_until
 
 REMOVE = "playbooks/worker_remove.yml"
 DAG = "on_worker3"
@@ -150,6 +150,22 @@ def test_forced_removal_ends_the_task_and_can_be_undone(cluster, api):
     cluster.play("site.yml", *OWN_DAGS)
     assert restarted(before, cluster.started()) == {"worker3/airflow-worker"}
     assert queues(cluster) == ["default", "worker3"]
+
+
+def test_dead_worker_is_removed_without_it(cluster):
+    """As preflight advises: what it was admitted to is closed, and open again when it is to stay after all."""
+    everybody_else = ("--limit", "all:!worker3")
+    podman(cluster, "worker3", "kill")
+    try:
+        cluster.play(REMOVE, "-e", "worker=worker3", "-e", "confirm=true", "-e", "mode=forced", *everybody_else)
+    finally:
+        podman(cluster, "worker3", "start")
+    wait_until(lambda: booted(cluster, "worker3") != "", 90)
+    assert "no pg_hba.conf entry" in connect(cluster, "worker3")
+    assert queues(cluster) == [], "the broker does not admit it either"
+    cluster.play("site.yml", *OWN_DAGS)
+    assert "connected" in connect(cluster, "worker3")
+    wait_until(lambda: queues(cluster) == ["default", "worker3"], 90)
 
 
 def test_removed_worker_finishes_its_task_and_leaves(cluster, api):

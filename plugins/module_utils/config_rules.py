@@ -137,6 +137,30 @@ def check_config(inventory: Inventory) -> list[Problem]:
     return problems
 
 
+def check_environment(inventory: Inventory) -> list[Problem]:
+    """Check that `airflow_environment`, which wins over files, sets no option that other values are computed with."""
+    hosts_by_name: dict[tuple[str, str], list[str]] = {}
+    for host, environment in inventory.settings("airflow_environment").items():
+        for name in environment if isinstance(environment, Mapping) else ():
+            section, _, option = str(name).lower().removeprefix("airflow__").partition("__")
+            for ending in ("", "_cmd", "_secret"):
+                known = f"{section}.{option.removesuffix(ending)}"
+                if str(name).lower().startswith("airflow__") and known in (*CONFIG_BY_VARIABLE, *AT_LEAST_ONE):
+                    hosts_by_name.setdefault((str(name), CONFIG_BY_VARIABLE.get(known, "airflow_config")), []).append(
+                        host
+                    )
+                    break
+    return [
+        Problem(
+            f"airflow_environment, {name}",
+            f"set on {scope_of(inventory, hosts)}{origin_of(inventory, 'airflow_environment', hosts)}",
+            f"not in airflow_environment: the collection sets this option from {variable}, and computes more from it",
+            f"remove it, and set {variable} instead",
+        )
+        for (name, variable), hosts in hosts_by_name.items()
+    ]
+
+
 def check_limits(inventory: Inventory) -> list[Problem]:
     """Check the options of `airflow_config` that bound how much runs at once."""
     hosts_by_value: dict[tuple[str, str], list[str]] = {}

@@ -57,10 +57,11 @@ def check_hosts(
     :param purpose: one of `inventory_rules.PURPOSES`; only an installation needs space, a lock,
         and names for `pg_hba.conf`.
     """
-    probes = _members(probes, groups, GROUPS)
+    every, probes = probes, _members(probes, groups, GROUPS)
     airflow = _members(probes, groups, AIRFLOW_GROUPS)
     installation: list[Problem] = []
     if purpose == "install":
+        installation += check_database(every, groups)
         installation += check_client_names(probes)
         installation += check_nftables(probes)
         installation += check_haproxy(_members(probes, groups, ["load_balancers"]))
@@ -300,6 +301,25 @@ def check_names(probes: Probes) -> list[Problem]:
             "set cluster_address of that host to its IPv4 address, or add the name to DNS or /etc/hosts",
         )
         for name, hosts in hosts_by_name.items()
+    ]
+
+
+def check_database(probes: Probes, groups: Mapping[str, Sequence[str]]) -> list[Problem]:
+    """Check that the databases are not left behind on another host, where a new server would begin empty."""
+    members = [host for host in groups.get("postgresql", ()) if host in probes]
+    left = [host for host, probe in probes.items() if probe["database"] and host not in members]
+    if not left or not members or any(probes[host]["database"] for host in members):
+        return []
+    old, settings = left[0], probes[left[0]]["database"]
+    return [
+        Problem(
+            f"group postgresql, {members[0]}",
+            f"the databases are on {old} ({settings}), and {members[0]} has none: Airflow would begin without its"
+            " history, connections, variables, pools and users",
+            "the host that has the databases",
+            f"keep {old} in the group postgresql; docs/database.md tells how to move them;\n"
+            f"to begin with empty ones, rename {settings} on {old} first",
+        )
     ]
 
 

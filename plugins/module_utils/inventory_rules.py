@@ -21,6 +21,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.address_rules impo
 from ansible_collections.dataops.airflow.plugins.module_utils.config_rules import (
     check_config,
     check_connections,
+    check_environment,
     check_instances,
     check_limits,
     check_longest_task,
@@ -117,6 +118,7 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "
         *check_types(inventory, catalogue),
         *check_literals(inventory, catalogue),
         *check_config(inventory),
+        *check_environment(inventory),
         *check_limits(inventory),
         *check_connections(inventory),
         *check_longest_task(inventory, catalogue),

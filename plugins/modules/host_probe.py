@@ -193,6 +193,10 @@ probe:
       description: Whether the host can listen on one of C(own_addresses).
       type: bool
       returned: always
+    database:
+      description: Where the role postgresql set PostgreSQL up, the file of its settings; empty otherwise.
+      type: str
+      returned: always
     firewall:
       description: Whether the collection's nftables rules were set up on this host.
       type: bool
@@ -234,6 +238,9 @@ NETLINK_NETFILTER = 12
 NFNL_SUBSYS_NFTABLES = 10
 NFT_MSG_GETGEN = 16
 """The kernel's protocol for nftables, and the question for the generation of the rule set."""
+
+POSTGRESQL = "*/main/conf.d/airflow.conf"
+"""What the role postgresql writes, below /etc/postgresql."""
 
 FIREWALL = "/etc/systemd/system/dataops-airflow-firewall.service"
 """The unit of the role firewall."""
@@ -504,6 +511,7 @@ def probe(parameters: dict[str, Any]) -> dict[str, Any]:
         "package_lists": any(Path("/var/lib/apt/lists").glob("*_Packages*")),
         "packages": installed(run("dpkg-query", "--show", "--showformat=${db:Status-Abbrev} ${Package}\\n")),
         "broker": Path("/etc/systemd/system/redis-server.service.d/airflow.conf").exists(),
+        "database": next((str(path) for path in sorted(Path("/etc/postgresql").glob(POSTGRESQL))), ""),
         "sqlite": 'SQL_ALCHEMY_CONN="sqlite:' in read("/etc/airflow/scheduler.env"),
         "free": {path: free_bytes(path) for path in parameters["paths"]},
         "asked": parameters["ports"],

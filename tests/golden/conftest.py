@@ -40,6 +40,7 @@ PROBE = {
     "packages": [],
     "broker": False,
     "sqlite": False,
+    "database": "",
     "firewall": False,
     "haproxy": "",
     # What the names in these inventories lead to.

@@ -348,11 +348,12 @@ def test_systemd_accepts_the_units(hosts: Hosts, tmp_path: Path) -> None:
 
 
 def test_units_name_only_files_that_are_written(hosts: Hosts) -> None:
+    private = {f"/etc/airflow/{name}" for name in ("api-server", "kubernetes", "tls-keys")}
     for host in hosts.values():
         for path, text in host.files.items():
             if path.startswith("/etc/systemd/system/"):
                 named = set(re.findall(r"/etc/(?:airflow|systemd/system)/[\w@./-]*", text))
-                assert named <= host.files.keys()
+                assert named <= host.files.keys() | {"/etc/airflow"} | private
 
 
 # -- PostgreSQL and Redis --------------------------------------------------------------------------------------------
@@ -398,7 +399,7 @@ def test_keys_are_where_something_serves(hosts: Hosts) -> None:
             "/etc/postgresql/15/main/airflow.key": ("postgres", "postgres", "0600"),
             "/etc/redis/airflow.key": ("root", "redis", "0640"),
         },
-        "control1": {"/etc/airflow/tls/server.key": ("root", "airflow", "0640")},
+        "control1": {"/etc/airflow/tls-keys/server.key": ("root", "airflow", "0640")},
         "worker1": {},
     }
 
@@ -445,11 +446,11 @@ def test_every_client_has_its_line(hosts: Hosts, inventory: str) -> None:
 def test_only_the_scheduler_s_host_has_the_kubeconfig(hosts: Hosts) -> None:
     token = load(HERE / "inventories/executors/kubeconfig")["users"][0]["user"]["token"]
     holders = {(host.name, path) for host in hosts.values() for path, text in host.files.items() if token in text}
-    assert holders == {("one", "/etc/airflow/kubeconfig")}
-    (entry,) = [entry for entry in hosts["one"].entries if entry["path"] == "/etc/airflow/kubeconfig"]
+    assert holders == {("one", "/etc/airflow/kubernetes/kubeconfig")}
+    (entry,) = [entry for entry in hosts["one"].entries if entry["path"] == "/etc/airflow/kubernetes/kubeconfig"]
     assert (entry.get("owner", "root"), entry["group"], entry["mode"]) == ("root", "airflow", "0640")
     for name in ("two", "three"):
-        assert {"path": "/etc/airflow/kubeconfig", "state": "absent"} in hosts[name].entries
+        assert {"path": "/etc/airflow/kubernetes/kubeconfig", "state": "absent"} in hosts[name].entries
 
 
 @pytest.mark.parametrize("inventory", ["executors"])
@@ -461,5 +462,7 @@ def test_a_pod_is_told_where_the_api_server_is_and_no_secret(hosts: Hosts) -> No
     assert found["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://10.0.0.2:8080/execution/"
     assert not [name for name, secret in SECRETS.items() if secret in text]
     unit = hosts["one"].files["/etc/systemd/system/airflow-scheduler.service"]
-    assert "/etc/airflow/kubeconfig /etc/airflow/pod_template.yaml >" in unit, "a change of either restarts it"
+    assert "/etc/airflow/kubernetes/kubeconfig /etc/airflow/pod_template.yaml >" in unit, (
+        "a change of either restarts it"
+    )
     assert "airflow scheduler --skip-serve-logs" in unit, "the worker of its host serves the logs"

@@ -33,6 +33,7 @@ PROBE = {
     "reverse": {},
     "own_addresses": [],
     "own_address_is_local": True,
+    "database": "",
     "firewall": False,
     "haproxy": "",
 }

@@ -47,6 +47,7 @@ def probe(**changes: Any) -> dict[str, Any]:
         "reverse": {},
         "own_addresses": ["10.0.0.1"],
         "own_address_is_local": True,
+        "database": "",
         **changes,
     }
 
@@ -434,3 +435,28 @@ def test_free_space_elsewhere() -> None:
 
 def test_all_problems_are_found_at_once() -> None:
     assert len(check(db={"systemd": 0, "os": system("rocky", "9")}, w1={"unresolved": ["x"]})) == 3
+
+
+CONF = "/etc/postgresql/15/main/conf.d/airflow.conf"
+
+
+def test_the_databases_are_not_left_behind() -> None:
+    (problem,) = check(ctl={"database": CONF})
+    assert problem.subject == "group postgresql, db"
+    assert "are on ctl" in problem.found and f"rename {CONF} on ctl" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        {},
+        {"db": {"database": CONF}},
+        {"db": {"database": CONF}, "ctl": {"database": CONF}},
+    ],
+)
+def test_databases_that_are_where_they_should_be(hosts: dict[str, Any]) -> None:
+    assert check(**hosts) == []
+
+
+def test_databases_that_a_limited_run_does_not_look_for() -> None:
+    assert check_hosts({"ctl": probe(database=CONF)}, GROUPS) == []

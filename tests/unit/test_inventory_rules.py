@@ -95,6 +95,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "airflow_releases_kept": {"type": "int", "default": 3},
         "airflow_debug": {"type": "bool", "default": False},
         "airflow_config": {"type": "dict", "default": {}},
+        "airflow_environment": {"type": "dict", "default": {}, "no_log": True},
         "airflow_service_options": {"type": "dict", "default": {}},
         "airflow_kubernetes_kubeconfig": {"type": "path", "default": ""},
         "airflow_kubernetes_worker_container_repository": {"type": "str", "default": ""},
@@ -665,6 +666,28 @@ def test_options_that_hold_a_secret(name: str) -> None:
     assert f"AIRFLOW__{section.upper()}__{option.upper()};" in problem.remedy
     assert "hunter2" not in str(problem)
     assert check({"airflow_config": {section: {option: None}}}) == [], "null leaves it to Airflow"
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"),
+    [
+        ("AIRFLOW__CORE__PARALLELISM", "airflow_config"),
+        ("AIRFLOW__CELERY__WORKER_CONCURRENCY", "airflow_worker_concurrency"),
+        ("AIRFLOW__CORE__FERNET_KEY_CMD", "airflow_fernet_key"),
+        ("AIRFLOW__API_AUTH__JWT_SECRET", "airflow_jwt_secret"),
+        ("airflow__database__sql_alchemy_conn", "cluster_database_*"),
+        ("AIRFLOW__SMTP__SMTP_PASSWORD", ""),
+        ("CORE__PARALLELISM", ""),
+    ],
+)
+def test_the_environment_sets_nothing_that_is_computed_with(name: str, variable: str) -> None:
+    problems = check(w1={"airflow_environment": {name: "hunter2"}})
+    if not variable:
+        assert problems == []
+        return
+    problem = only(problems)
+    assert problem.subject == f"airflow_environment, {name}" and problem.remedy.endswith(f"set {variable} instead")
+    assert "hunter2" not in str(problem)
 
 
 def test_numbers_have_a_range() -> None:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from airflow.sdk import DAG, task
 
-SECRETS = ("/etc/airflow/*.env", "/etc/shadow", "/etc/gshadow", "/root/.ssh/*", "/etc/redis/*", "/etc/ssh/*_key")
+SECRETS = (
+    "/etc/airflow/*.env",
+    "/etc/airflow/*/kept*",
+    "/etc/shadow",
+    "/etc/gshadow",
+    "/root/.ssh/*",
+    "/etc/redis/*",
+    "/etc/ssh/*_key",
+)
 PLACES = ("/etc/airflow", "/etc/systemd/system", "/opt/airflow", "/opt/airflow/current/bin", "/usr/local/bin", "/root")
+IMPORTED = ("config", "plugins")
+"""Folders in Airflow's home whose content every component imports when it starts."""
 
 
 def environments() -> set[str]:
@@ -43,8 +54,9 @@ def spy() -> dict[str, list[str]]:
         except OSError:
             continue
         opened.append(str(path))
-    for place in PLACES:
+    for place in (*PLACES, *(f"{os.environ['AIRFLOW_HOME']}/{name}" for name in IMPORTED)):
         try:
+            Path(place).mkdir(exist_ok=True)
             Path(place, "spy").touch()
         except OSError:
             continue
