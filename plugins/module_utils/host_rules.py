@@ -77,6 +77,7 @@ def check_hosts(
         *check_ports(probes),
         *check_names(probes),
         *check_own_addresses(probes, groups),
+        *check_one_name_each(probes),
         *installation,
     ]
 
@@ -410,6 +411,26 @@ def check_own_addresses(probes: Probes, groups: Mapping[str, Sequence[str]]) -> 
                 )
             )
     return problems
+
+
+def check_one_name_each(probes: Probes) -> list[Problem]:
+    """Check that no machine is in the inventory twice: two names of it would fight over its files and ports."""
+    hosts_by_address: dict[str, list[str]] = {}
+    for host, probe in probes.items():
+        for address in probe["own_addresses"]:
+            if not ipaddress.ip_address(address).is_loopback:
+                hosts_by_address.setdefault(address, []).append(host)
+    return [
+        Problem(
+            f"address of {' and '.join(hosts)}",
+            f"each of them is {address}: one machine with {len(hosts)} names",
+            "a machine is in the inventory once, in as many groups as you like",
+            "keep one of the names, or correct the address of the others; several workers on one host: "
+            "airflow_worker_instances",
+        )
+        for address, hosts in hosts_by_address.items()
+        if len(hosts) > 1
+    ]
 
 
 def check_free(probes: Probes, minimum: Mapping[str, int]) -> list[Problem]:

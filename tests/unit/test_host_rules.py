@@ -45,7 +45,7 @@ def probe(**changes: Any) -> dict[str, Any]:
         "listening": [],
         "unresolved": [],
         "reverse": {},
-        "own_addresses": ["10.0.0.1"],
+        "own_addresses": [],
         "own_address_is_local": True,
         "database": "",
         **changes,
@@ -54,7 +54,8 @@ def probe(**changes: Any) -> dict[str, Any]:
 
 def check(minimum_free: dict[str, int] | None = None, **hosts: dict[str, Any]) -> list[Problem]:
     """Problems of a good cluster with some hosts' probes changed."""
-    probes = {host: probe(**hosts.get(host, {})) for host in ("db", "ctl", "w1")}
+    own = {"db": ["10.0.0.1"], "ctl": ["10.0.0.2"], "w1": ["10.0.0.3"]}
+    probes = {host: probe(**{"own_addresses": own[host], **hosts.get(host, {})}) for host in own}
     problems: list[Problem] = check_hosts(probes, GROUPS, minimum_free)
     return problems
 
@@ -281,7 +282,7 @@ def test_a_client_that_postgresql_would_not_know() -> None:
     assert check_hosts({"db": probe(reverse={"w1": []})}, GROUPS, purpose="operate") == []
 
 
-@pytest.mark.parametrize("own", [["127.0.1.1"], ["10.0.0.1", "127.0.0.1"], ["::1"]])
+@pytest.mark.parametrize("own", [["127.0.1.1"], ["10.0.0.9", "127.0.0.1"], ["::1"]])
 def test_a_name_that_is_loopback_on_its_own_host(own: list[str]) -> None:
     problem = only(check(db={"own_addresses": own}))
     assert problem.subject == "address of db"
@@ -460,3 +461,11 @@ def test_databases_that_are_where_they_should_be(hosts: dict[str, Any]) -> None:
 
 def test_databases_that_a_limited_run_does_not_look_for() -> None:
     assert check_hosts({"ctl": probe(database=CONF)}, GROUPS) == []
+
+
+def test_a_machine_has_one_name() -> None:
+    (problem,) = check(ctl={"own_addresses": ["10.0.0.9", "fd00::9"]}, w1={"own_addresses": ["fd00::9"]})
+    assert problem.subject == "address of ctl and w1" and "fd00::9" in problem.found
+    loopback = {"own_addresses": ["127.0.0.1"]}
+    problems = check(ctl=loopback, w1=loopback)
+    assert [problem.subject for problem in problems] == ["address of ctl"], "of another rule"
