@@ -133,7 +133,7 @@ def test_new_settings_of_the_balancer_end_no_request(cluster, web_url):
 
 
 def test_settings_that_haproxy_refuses_change_nothing(cluster, web_url):
-    cluster.change("group_vars/all/haproxy.yml", "---\nhaproxy_check_interval: 0\n")
+    cluster.change("group_vars/all/haproxy.yml", "---\nhaproxy_stream_timeout: 99999999\n")
     try:
         output = cluster.play("playbooks/haproxy.yml", succeeds=False)
     finally:
@@ -153,6 +153,21 @@ def test_restarts_lose_nothing(cluster, api, web_url):
     units = ("airflow-api-server", "airflow-dag-processor", "airflow-scheduler", "airflow-triggerer")
     wanted = {f"{host}/{unit}" for host in CONTROL for unit in units} | {"control1/airflow-flower"}
     assert restarted(before, cluster.started()) == wanted
+    nothing_is_lost(api, load, count, watch)
+    assert count.retried == 0
+
+
+def test_a_rotation_loses_nothing(cluster, api, web_url):
+    """The API servers restart three times, one after the other, and somebody who is logged in stays so."""
+    old, before = cluster.secrets["airflow_fernet_key"], cluster.started()
+    with Load(api, "") as load, Watch(web_url) as watch:
+        begin_patient(api, load, 60)
+        begun = datetime.now(tz=UTC)
+        cluster.play("playbooks/rotate.yml", "-e", "secret=airflow_fernet_key")
+    count = load.count(begun, PATIENCE)
+    cluster.read_inventory()
+    assert cluster.secrets["airflow_fernet_key"] != old
+    assert {f"{host}/airflow-api-server" for host in CONTROL} <= restarted(before, cluster.started())
     nothing_is_lost(api, load, count, watch)
     assert count.retried == 0
 

@@ -243,6 +243,11 @@ def test_fernet_key(cluster, api):
     keys = cluster.host("control1").check_output("grep -h FERNET_KEY /etc/airflow/*.env")
     assert done.old not in keys and keys.count(done.new) == 5
     assert guarded(api)[1] == "kept"
+    # What lies in the database says nothing: Fernet's tokens begin like this.
+    for sql in ("password || extra FROM connection WHERE conn_id", "val FROM variable WHERE key"):
+        psql = "runuser -u postgres -- psql --tuples-only --no-align airflow --command %s"
+        stored = cluster.host("db1").check_output(psql, f"SELECT {sql} = 'guarded'")
+        assert stored.startswith("gAAAA") and "kept" not in stored
 
 
 def test_fernet_key_after_break_offs(cluster, api):

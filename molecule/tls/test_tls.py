@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
+import re
 import socket
+import ssl
 import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import INVENTORY, Api, can_read, changes, restarted, status_of, wait_until
+from conftest import INVENTORY, Api, basic, can_read, changes, restarted, status_of, wait_until
 
 CERTIFICATES = INVENTORY / ".certificates"
 CHANGE = "group_vars/all/zzz_change.yml"
@@ -25,6 +28,8 @@ each_port = pytest.mark.parametrize("port", PORTS)
 # What Celery, its result backend and a task do at first, with the settings of the worker.
 CONNECT = """
 import os, sys
+for name in ('BROKER_URL', 'RESULT_BACKEND'):
+    os.environ[f'AIRFLOW__CELERY__{name}'] = os.environ[f'AIRFLOW__CELERY__{name}'].replace(*sys.argv[2:])
 from celery import Celery
 from sqlalchemy import create_engine, text
 def broker():
@@ -36,7 +41,7 @@ def results():
 def api():
     from airflow.configuration import conf
     from airflow.sdk.api.client import Client
-    client = Client(base_url=conf.get('core', 'execution_api_server_url'), token='none')
+    client = Client(base_url=conf.get('core', 'execution_api_server_url').replace(*sys.argv[2:]), token='none')
     client._transport.handle_request(client.build_request('GET', 'health'))
 try:
     globals()[sys.argv[1]]()
@@ -70,19 +75,30 @@ def serial(cluster, port: int) -> str:
     return done.stdout
 
 
-def connect(cluster, what: str) -> str:
-    """Connect from the worker as its processes do; return what came of it."""
+def connect(cluster, what: str, address: str = "-", name: str = "-") -> str:
+    """Connect from the worker as its processes do, or to another name instead of an address; what came of it."""
     line = (
         "set -a; . /etc/airflow/worker.env; cd /; exec setpriv --reuid=airflow --regid=airflow --clear-groups"
-        " /opt/airflow/current/bin/python -c %s %s 2>/dev/null"
+        " /opt/airflow/current/bin/python -c %s %s %s %s 2>/dev/null"
     )
-    return str(cluster.host("worker1").run(line, CONNECT, what).stdout).strip().rpartition("\n")[2]
+    return str(cluster.host("worker1").run(line, CONNECT, what, address, name).stdout).strip().rpartition("\n")[2]
 
 
 @pytest.fixture(scope="session")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An authority that nobody in the cluster knows, with its key beside it."""
-    ca = tmp_path_factory.mktemp("stranger") / "ca.pem"
+    return authority(tmp_path_factory.mktemp("stranger"))
+
+
+@pytest.fixture(scope="session")
+def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An authority that browsers know."""
+    return authority(tmp_path_factory.mktemp("public"))
+
+
+def authority(folder: Path) -> Path:
+    """Make an authority in a folder."""
+    ca = folder / "ca.pem"
     make = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30")
     done = openssl(*make, "-subj", "/CN=stranger", "-keyout", str(ca.with_suffix(".key")), "-out", str(ca))
     assert done.returncode == 0, done.stderr
@@ -246,6 +262,20 @@ def test_a_worker_with_a_wrong_authority_connects_to_nothing(cluster, stranger):
     assert connect(cluster, "broker") == "connected"
 
 
+@pytest.mark.parametrize("what", ["broker", "results", "api"])
+def test_a_worker_does_not_talk_to_a_server_of_another_name(cluster, what):
+    """Who is signed by the authority, and yet somebody else: its certificate is not for that name."""
+    address, worker = cluster.address("db1"), cluster.host("worker1")
+    assert connect(cluster, what, address, "db1") == "connected", "that name is in it"
+    worker.check_output("echo %s stranger.example.org >> /etc/hosts", address)
+    try:
+        said = connect(cluster, what, address, "stranger.example.org")
+    finally:
+        worker.check_output("grep -v stranger.example.org /etc/hosts > /tmp/hosts; cat /tmp/hosts > /etc/hosts")
+    assert "connected" not in said
+    assert re.search("Hostname mismatch|does not match host name", said), said
+
+
 def test_a_renewal_restarts_who_cannot_read_a_file_again(cluster):
     """PostgreSQL and Redis read theirs anew, and keep their connections."""
     soon = ("-e", "certificates_days=800", "-e", "certificates_renew_days=400")
@@ -320,6 +350,41 @@ def test_a_certificate_of_ones_own(cluster, stranger):
     assert s_client(cluster, 5432, stranger).returncode != 0
     assert s_client(cluster, 5432, CERTIFICATES / "ca.pem").returncode == 0
     cluster.play("playbooks/verify.yml")
+
+
+def test_browsers_and_flower_through_the_balancer(cluster, public):
+    """With a certificate for browsers besides: the balancer verifies Flower and the API servers behind it."""
+    made, key = sign(public, "airflow.example.org", "DNS:airflow.example.org")
+    both = made.with_name("both.pem")
+    both.write_text(made.read_text() + key.read_text())
+    cluster.change(
+        "group_vars/all/haproxy.yml",
+        f"---\nhaproxy_certificate: {both}\nhaproxy_server_name: airflow.example.org\nhaproxy_flower: true\n",
+    )
+    cluster.play("site.yml")
+    context = ssl.create_default_context(cafile=str(made.with_name("ca.pem")))
+    logins = basic("admin", cluster.secrets["airflow_flower_password"])
+    for path, headers, wanted in (("/api/v2/version", {}, 200), ("/flower/", logins, 200), ("/flower/", {}, 401)):
+        connection = http.client.HTTPSConnection("airflow.example.org", 443, timeout=30, context=context)
+        raw = socket.create_connection((cluster.address("db1"), 443), 30)
+        connection.sock = context.wrap_socket(raw, server_hostname="airflow.example.org")
+        connection.request("GET", path, headers=headers)
+        assert connection.getresponse().status == wanted, path
+    cluster.play("playbooks/verify.yml")
+    assert changes(cluster.play("site.yml")) == 0
+    (INVENTORY / "group_vars/all/haproxy.yml").write_text("---\n")
+
+
+def test_behind_the_firewall(cluster):
+    everybody = ("-e", '{"cluster_firewall": true}')
+    cluster.play("site.yml", *everybody)
+    output = cluster.play("playbooks/verify.yml", *everybody)
+    assert "Off: " not in output
+    with pytest.raises(OSError, match="timed out"):
+        socket.create_connection((cluster.address("db1"), 6379), 3)
+    assert connect(cluster, "broker") == "connected"
+    assert changes(cluster.play("site.yml", *everybody)) == 0
+    cluster.play("site.yml")
 
 
 def test_off_and_on_again(cluster):

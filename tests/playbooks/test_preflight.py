@@ -116,6 +116,20 @@ def test_the_connections_are_those_of_the_inventory(site: Path) -> None:
     assert status == 0, said
 
 
+@pytest.mark.parametrize("value", ["changeme", ""])
+def test_a_secret_that_is_none_is_refused_by_name(site: Path, value: str) -> None:
+    status, said = run(site, "preflight", airflow_jwt_secret=value, airflow_dags="", probe=ENOUGH)
+    assert status, said
+    for words in ("airflow_jwt_secret", "found:", "playbooks/secrets.yml", "Nothing was changed"):
+        assert words in said, words
+    assert "Compare the hosts with each other" not in said, "no host was asked"
+
+
+def test_no_parallelism_is_refused(site: Path) -> None:
+    status, said = run(site, "preflight", airflow_config={"core": {"parallelism": 0}}, airflow_dags="", probe=ENOUGH)
+    assert status and "option parallelism of the section core" in said and "an integer >= 1" in said, said
+
+
 @pytest.mark.parametrize("playbook", ["rollback", "worker_remove"])
 def test_a_way_out_is_not(site: Path, playbook: str) -> None:
     status, said = run(site, playbook, airflow_lock="/nonexistent/lock.txt", airflow_wheelhouse="/nonexistent")
