@@ -1,9 +1,9 @@
 """Users of an OpenID Connect provider, here Keycloak: an example for `airflow_webserver_config`.
 
 It needs the package authlib: `airflow_requirements: [authlib]`, then playbooks/lock.yml. At the provider, the
-client's redirect address is `<cluster_webserver_url>/auth/oauth-authorized/keycloak`, and its tokens tell the user's
-groups. The web UI then has to be reached with TLS. Scripts log in with users of Airflow's own database, such as the
-administrator of the inventory.
+client's redirect address is `URL/auth/oauth-authorized/keycloak`, with the URL of the web UI that verify.yml prints,
+and its tokens tell the user's groups. The web UI then has to be reached with TLS. Scripts log in with users of
+Airflow's own database, such as the administrator of the inventory.
 """
 
 from flask_appbuilder.const import AUTH_OAUTH
