@@ -201,6 +201,7 @@ def booted(cluster: Cluster, name: str) -> str:
 def can_read(host: Any, unit: str, path: str) -> bool:
     """Whether code that runs in a unit, as Airflow's user, can read a file."""
     pid = host.check_output("systemctl show --value --property=MainPID %s", unit)
+    assert pid != "0" and host.file(path).is_file, f"{unit} does not run, or there is no {path}"
     line = "nsenter --mount --target %s setpriv --reuid=airflow --regid=airflow --clear-groups cat %s"
     return bool(host.run(line, pid, path).rc == 0)
 

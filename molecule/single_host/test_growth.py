@@ -126,16 +126,18 @@ def move_the_databases(cluster: Cluster, old: str, new: str, inventory: str) -> 
     page = (TOP / "docs/database.md").read_text()
     blocks = re.findall(r"(?s)```console\n(.*?)```", page)
     lines = [line.strip() for block in blocks for line in block.splitlines()]
-    stop, dump, rename, disable, server, restore = filter(None, lines)
-    for host in HOSTS:
-        cluster.host(host).check_output(stop)
+    first, stop, dump, rename, disable, server, restore = filter(None, lines)
+    for command in (first, stop):
+        for host in HOSTS:
+            cluster.host(host).check_output(command)
     for line in (dump, rename, disable):
         cluster.host(old).check_output(line)
     content = cluster.host(old).check_output("base64 --wrap=0 /var/lib/postgresql/airflow.dump")
     cluster.change("hosts.yml", inventory)
     assert server.endswith("playbooks/postgresql.yml")
     cluster.play("playbooks/postgresql.yml")
-    write = "base64 --decode > /var/lib/postgresql/airflow.dump; chown postgres: /var/lib/postgresql/airflow.dump"
+    dump_there = "/var/lib/postgresql/airflow.dump"
+    write = f"umask 077; base64 --decode > {dump_there}; chown postgres: {dump_there}"
     ssh = ("ssh", "-F", str(TOP / ".lab" / SCENARIO / "ssh_config"), new)
     subprocess.run([*ssh, write], input=content, text=True, check=True)
     cluster.host(new).check_output(restore)

@@ -29,16 +29,18 @@ def test_a_file_of_the_site_reaches_the_api_server_alone(cluster, web_url):
         f"AUTH_TYPE = AUTH_REMOTE_USER\nAUTH_LDAP_BIND_PASSWORD = '{password}'\n"
     )
     cluster.change(FILE, f"---\nairflow_webserver_config: {own}\n")
-    before, host = cluster.started(), cluster.host("control1")
-    output = cluster.play("site.yml", "--diff", "-vvv")
-    assert leaked({"of the file": password}, output) == []
-    assert restarted(before, cluster.started()) == {"control1/airflow-api-server"}
-    file = host.file(PATH)
-    assert (file.user, file.group, file.mode) == ("root", "airflow", 0o640)
-    assert [unit for unit in UNITS if can_read(host, unit, PATH)] == ["airflow-api-server"]
-    assert not asks_for_a_password(web_url), "what it says is in force"
-
-    cluster.change(FILE, "---\n")
+    try:
+        before, host = cluster.started(), cluster.host("control1")
+        output = cluster.play("site.yml", "--diff", "-vvv")
+        assert leaked({"of the file": password}, output) == []
+        assert restarted(before, cluster.started()) == {"control1/airflow-api-server"}
+        file = host.file(PATH)
+        assert (file.user, file.group, file.mode) == ("root", "airflow", 0o640)
+        assert [unit for unit in UNITS if can_read(host, unit, PATH)] == ["airflow-api-server"]
+        assert not asks_for_a_password(web_url), "what it says is in force"
+    finally:
+        cluster.change(FILE, "---\n")
+        own.unlink()
     cluster.play("site.yml")
     assert not host.file(PATH).exists
     assert asks_for_a_password(web_url)

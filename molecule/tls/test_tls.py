@@ -305,7 +305,9 @@ def test_a_renewal_restarts_who_cannot_read_a_file_again(cluster):
     cluster.play("playbooks/verify.yml")
 
 
-@pytest.mark.parametrize("secret", ["airflow_jwt_secret", "cluster_database_password", "cluster_redis_password"])
+@pytest.mark.parametrize(
+    "secret", ["airflow_admin_password", "airflow_jwt_secret", "cluster_database_password", "cluster_redis_password"]
+)
 def test_a_secret_is_rotated_over_tls(cluster, web_url, secret):
     """The run asks services on its way; what becomes of many tasks meanwhile is told by the scenario `rotate`."""
     old = cluster.secrets[secret]
@@ -361,18 +363,20 @@ def test_browsers_and_flower_through_the_balancer(cluster, public):
         "group_vars/all/haproxy.yml",
         f"---\nhaproxy_certificate: {both}\nhaproxy_server_name: airflow.example.org\nhaproxy_flower: true\n",
     )
-    cluster.play("site.yml")
-    context = ssl.create_default_context(cafile=str(made.with_name("ca.pem")))
-    logins = basic("admin", cluster.secrets["airflow_flower_password"])
-    for path, headers, wanted in (("/api/v2/version", {}, 200), ("/flower/", logins, 200), ("/flower/", {}, 401)):
-        connection = http.client.HTTPSConnection("airflow.example.org", 443, timeout=30, context=context)
-        raw = socket.create_connection((cluster.address("db1"), 443), 30)
-        connection.sock = context.wrap_socket(raw, server_hostname="airflow.example.org")
-        connection.request("GET", path, headers=headers)
-        assert connection.getresponse().status == wanted, path
-    cluster.play("playbooks/verify.yml")
-    assert changes(cluster.play("site.yml")) == 0
-    (INVENTORY / "group_vars/all/haproxy.yml").write_text("---\n")
+    try:
+        cluster.play("site.yml")
+        context = ssl.create_default_context(cafile=str(made.with_name("ca.pem")))
+        logins = basic("admin", cluster.secrets["airflow_flower_password"])
+        for path, headers, wanted in (("/api/v2/version", {}, 200), ("/flower/", logins, 200), ("/flower/", {}, 401)):
+            connection = http.client.HTTPSConnection("airflow.example.org", 443, timeout=30, context=context)
+            raw = socket.create_connection((cluster.address("db1"), 443), 30)
+            connection.sock = context.wrap_socket(raw, server_hostname="airflow.example.org")
+            connection.request("GET", path, headers=headers)
+            assert connection.getresponse().status == wanted, path
+        cluster.play("playbooks/verify.yml")
+        assert changes(cluster.play("site.yml")) == 0
+    finally:
+        cluster.change("group_vars/all/haproxy.yml", "---\n")
 
 
 def test_behind_the_firewall(cluster):

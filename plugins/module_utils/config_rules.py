@@ -69,6 +69,20 @@ VISIBILITY = ("celery_broker_transport_options", "visibility_timeout")
 AIRFLOWS_VISIBILITY = 86400
 """What Airflow uses where the option is not set."""
 
+COMPUTED_WITH = (
+    *AT_LEAST_ONE,
+    "api_auth.jwt_leeway",
+    "celery_broker_transport_options.visibility_timeout",
+    "core.hostname_callable",
+    "execution_api.jwt_expiration_time",
+    "logging.base_log_folder",
+    "scheduler.task_queued_timeout",
+)
+"""Options of `airflow_config` that are read from there, for values elsewhere and for checks."""
+
+OWN_VARIABLES = ("AIRFLOW_CLUSTER_ADDRESS", "AIRFLOW_CONFIG", "AIRFLOW_HOME", "HOME", "PYTHONPATH")
+"""Variables of every component's environment without which it finds nothing, or what others may write."""
+
 CONFIG_SECRETS = (
     "smtp.smtp_password",
     "secrets.backend_kwargs",
@@ -138,27 +152,40 @@ def check_config(inventory: Inventory) -> list[Problem]:
 
 
 def check_environment(inventory: Inventory) -> list[Problem]:
-    """Check that `airflow_environment`, which wins over files, sets no option that other values are computed with."""
+    """Check that `airflow_environment`, which wins over files, sets nothing that other values are computed with."""
     hosts_by_name: dict[tuple[str, str], list[str]] = {}
     for host, environment in inventory.settings("airflow_environment").items():
-        for name in environment if isinstance(environment, Mapping) else ():
-            section, _, option = str(name).lower().removeprefix("airflow__").partition("__")
-            for ending in ("", "_cmd", "_secret"):
-                known = f"{section}.{option.removesuffix(ending)}"
-                if str(name).lower().startswith("airflow__") and known in (*CONFIG_BY_VARIABLE, *AT_LEAST_ONE):
-                    hosts_by_name.setdefault((str(name), CONFIG_BY_VARIABLE.get(known, "airflow_config")), []).append(
-                        host
-                    )
-                    break
+        for name in map(str, environment if isinstance(environment, Mapping) else ()):
+            instead = _instead(name)
+            if instead is not None:
+                hosts_by_name.setdefault((name, instead), []).append(host)
     return [
         Problem(
             f"airflow_environment, {name}",
             f"set on {scope_of(inventory, hosts)}{origin_of(inventory, 'airflow_environment', hosts)}",
-            f"not in airflow_environment: the collection sets this option from {variable}, and computes more from it",
-            f"remove it, and set {variable} instead",
+            f"not in airflow_environment: the collection sets this from {instead}, and computes more from it"
+            if instead
+            else "not in airflow_environment: the collection sets it, and components would not find what is theirs",
+            f"remove it, and set {instead} instead"
+            if instead
+            else "remove it; modules of your own are packages in airflow_requirements",
         )
-        for (name, variable), hosts in hosts_by_name.items()
+        for (name, instead), hosts in hosts_by_name.items()
     ]
+
+
+def _instead(name: str) -> str | None:
+    """Return what to set instead of a variable of the environment; "" for nothing, None if it may be set there."""
+    if name in OWN_VARIABLES:
+        return ""
+    if not name.lower().startswith("airflow__"):
+        return None
+    section, _, option = name.lower().removeprefix("airflow__").partition("__")
+    for ending in ("", "_cmd", "_secret"):
+        known = f"{section}.{option.removesuffix(ending)}"
+        if known in (*CONFIG_BY_VARIABLE, *COMPUTED_WITH):
+            return CONFIG_BY_VARIABLE.get(known, "airflow_config")
+    return None
 
 
 def check_limits(inventory: Inventory) -> list[Problem]:

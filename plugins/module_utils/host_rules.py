@@ -48,13 +48,13 @@ def check_hosts(
     """Return everything that is wrong with the probed hosts; an empty list means that they are fit.
 
     :param probes: host -> what `dataops.airflow.host_probe` returned as ``probe``. Hosts that are in none of the
-        collection's groups do not matter.
+        collection's groups do not matter, but where they have the databases.
     :param groups: group -> names of its members.
     :param minimum_free: path -> bytes that must be free, on each host whose probe has the path or a parent of it.
         None: 2 GiB for `RELEASES` on hosts that get an Airflow environment.
     :param lock: what these hosts are to install. None: not known, and not checked.
     :param lock_path: where it is, for the message.
-    :param purpose: one of `inventory_rules.PURPOSES`; only an installation needs space, a lock,
+    :param purpose: one of `inventory.PURPOSES`; only an installation needs space, a lock,
         and names for `pg_hba.conf`.
     """
     every, probes = probes, _members(probes, groups, GROUPS)
@@ -96,7 +96,7 @@ def check_answers(
     :param unreachable: host -> what its connection said.
     :param broken: host -> what its probe said when it failed.
     :param groups: group -> names of its members.
-    :param purpose: one of `inventory_rules.PURPOSES`.
+    :param purpose: one of `inventory.PURPOSES`.
     """
     needed = {host for group in GROUPS if group != "workers" for host in groups.get(group, ())}
     return [
@@ -319,7 +319,8 @@ def check_database(probes: Probes, groups: Mapping[str, Sequence[str]]) -> list[
             " history, connections, variables, pools and users",
             "the host that has the databases",
             f"keep {old} in the group postgresql; docs/database.md tells how to move them;\n"
-            f"to begin with empty ones, rename {settings} on {old} first",
+            f"to begin with empty ones, rename {settings} on {old} first; if they are another cluster's, that host\n"
+            "belongs into another inventory",
         )
     ]
 

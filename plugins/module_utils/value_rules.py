@@ -72,7 +72,7 @@ PATTERNS = {
 }
 """Variables with a form of their own, and what it is."""
 
-MAY_BE_ZERO = ("airflow_task_memory", "airflow_worker_min_free_disk", "certificates_renew_days")
+MAY_BE_ZERO = ("airflow_canary_tasks", "airflow_task_memory", "airflow_worker_min_free_disk", "certificates_renew_days")
 """Numbers of which none is a sensible one: what they guard is not reckoned with, or happens at the end."""
 
 SOURCES = (

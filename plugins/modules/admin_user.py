@@ -69,7 +69,7 @@ class LoginError(Exception):
     """Something that an operator has to look at."""
 
 
-def login(url: str, username: str, password: str, ca_path: str = "") -> bool:
+def login(url: str, username: str, password: str, ca_path: str) -> bool:
     """Tell whether the API grants a token.
 
     :raises LoginError: when the API cannot be reached or answers with anything but a grant or a refusal.
@@ -130,7 +130,7 @@ def main() -> None:
             action = "password set"
         if done.returncode:
             raise LoginError(f"airflow users failed ({done.returncode}): {done.stderr.strip()[-2000:]}")
-        if not option["fresh"] and not login(option["url"], name, password):
+        if not option["fresh"] and not login(option["url"], name, password, option["ca_path"]):
             raise LoginError(f"the login of {name} is still refused after: {action}")
         module.exit_json(changed=True, action=action)
     except LoginError as problem:

@@ -72,7 +72,7 @@ EXAMPLES = r"""
     environment: /etc/airflow/cli.env
     python: /opt/airflow/current/bin/python
     user: airflow
-    home: /var/lib/airflow
+    home: /etc/airflow
   vars:
     wanted:
       pools: {reports: {slots: 4}}

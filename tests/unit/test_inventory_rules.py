@@ -676,18 +676,19 @@ def test_options_that_hold_a_secret(name: str) -> None:
         ("AIRFLOW__CORE__FERNET_KEY_CMD", "airflow_fernet_key"),
         ("AIRFLOW__API_AUTH__JWT_SECRET", "airflow_jwt_secret"),
         ("airflow__database__sql_alchemy_conn", "cluster_database_*"),
-        ("AIRFLOW__SMTP__SMTP_PASSWORD", ""),
-        ("CORE__PARALLELISM", ""),
+        ("AIRFLOW__CELERY_BROKER_TRANSPORT_OPTIONS__VISIBILITY_TIMEOUT", "airflow_config"),
     ],
 )
 def test_the_environment_sets_nothing_that_is_computed_with(name: str, variable: str) -> None:
-    problems = check(w1={"airflow_environment": {name: "hunter2"}})
-    if not variable:
-        assert problems == []
-        return
-    problem = only(problems)
+    problem = only(check(w1={"airflow_environment": {name: "hunter2"}}))
     assert problem.subject == f"airflow_environment, {name}" and problem.remedy.endswith(f"set {variable} instead")
     assert "hunter2" not in str(problem)
+
+
+def test_the_environment_keeps_what_components_find_their_own_by() -> None:
+    problem = only(check({"airflow_environment": {"PYTHONPATH": "/srv"}}))
+    assert problem.subject == "airflow_environment, PYTHONPATH" and "airflow_requirements" in problem.remedy
+    assert check({"airflow_environment": {"AIRFLOW__SMTP__SMTP_PASSWORD": "x", "CORE__PARALLELISM": "0"}}) == []
 
 
 def test_numbers_have_a_range() -> None:
