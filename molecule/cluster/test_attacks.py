@@ -340,6 +340,21 @@ def test_wrong_logins_of_the_api_let_nobody_in_and_lock_nobody_out(cluster, web_
     assert knock(("http", "POST", door, {}, right)) == [201]
 
 
+def test_commands_import_nothing_that_a_dag_wrote(cluster, api):
+    """They have every secret, and no sandbox."""
+    mark = "/var/lib/airflow/imported"
+    host, names = cluster.host("control1"), "difflib alembic airflow sitecustomize"
+    write = "printf %%s %s > /var/lib/airflow/$name.py; chown airflow: /var/lib/airflow/$name.py"
+    host.check_output(f"for name in {names}; do {write}; done", f"open('{mark}', 'w')")
+    try:
+        host.check_output("airflow db check-migrations")
+        cluster.play("playbooks/settings.yml", "-e", '{"airflow_variables": {"harmless": "x"}}')
+        assert not host.file(mark).exists
+    finally:
+        host.check_output(f"for name in {names}; do rm /var/lib/airflow/$name.py; done")
+        assert api.ask("DELETE", "/api/v2/variables/harmless")[0] in (204, 404)
+
+
 def test_a_dag_reads_no_secret_file(cluster, api):
     """Neither when it is parsed nor when it runs; what its process itself was given, it can see, as documented."""
     wait_until(lambda: api.ask("GET", "/api/v2/dags/spy")[0] == 200, 60)
