@@ -13,7 +13,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.inventory import (
     LOCK_COMMAND,
     Catalogue,
     Inventory,
-    kind_of_path,
+    check_path,
     subject_of,
 )
 from ansible_collections.dataops.airflow.plugins.module_utils.problems import Problem, strings_in
@@ -33,17 +33,13 @@ OWN_BUNDLES = ("dags-folder", "canary")
 
 def check_dags(inventory: Inventory, catalogue: Catalogue, purpose: str) -> list[Problem]:
     """Check that the DAGs are in a folder that is there, or in a repository that is named with a fitting key."""
-    problems = []
-    for path in dict.fromkeys(strings_in(list(inventory.settings("airflow_dags").values()))):
-        if inventory.paths.get(path) != "directory":
-            problems.append(
-                Problem(
-                    subject_of(inventory, "airflow_dags"),
-                    f"{json.dumps(path)}, which is {kind_of_path(inventory, path)} on the control node",
-                    'an existing folder, by its full path (for example {{ inventory_dir }}/../../dags); "" for none',
-                    "correct the path",
-                )
-            )
+    problems = check_path(
+        inventory,
+        "airflow_dags",
+        "directory",
+        'an existing folder, by its full path (for example {{ inventory_dir }}/../../dags); "" for none',
+        "correct the path",
+    )
     names = ("url", "key", "username", "password")
     url, key, username, password = (
         str(inventory.value(f"airflow_dags_git_{name}", catalogue.defaults) or "") for name in names

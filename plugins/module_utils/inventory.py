@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.dataops.airflow.plugins.module_utils import stored_settings
-from ansible_collections.dataops.airflow.plugins.module_utils.problems import names_of, strings_in
+from ansible_collections.dataops.airflow.plugins.module_utils.problems import Problem, names_of, strings_in
 
 CONTROL_GROUPS = ("schedulers", "webservers", "dag_processors", "triggerers", "flower")
 """The groups of Airflow's control components."""
@@ -269,3 +270,17 @@ def scope_of(inventory: Inventory, hosts: Sequence[str]) -> str:
 def kind_of_path(inventory: Inventory, path: str) -> str:
     """What a path of a variable is on the control node."""
     return {"file": "a file", "directory": "a folder"}.get(inventory.paths.get(path, ""), "missing")
+
+
+def check_path(inventory: Inventory, variable: str, kind: str, allowed: str, remedy: str) -> list[Problem]:
+    """Check that what a variable names on the control node is there, a "file" or a "directory" as it should be."""
+    return [
+        Problem(
+            subject_of(inventory, variable),
+            f"{json.dumps(path)}, which is {kind_of_path(inventory, path)} on the control node",
+            allowed,
+            remedy,
+        )
+        for path in dict.fromkeys(strings_in(list(inventory.settings(variable).values())))
+        if inventory.paths.get(path) != kind
+    ]

@@ -11,6 +11,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.inventory import (
     LOCK_COMMAND,
     Catalogue,
     Inventory,
+    check_path,
     kind_of_path,
     subject_of,
 )
@@ -77,27 +78,22 @@ def check_lock(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
 
 def check_paths(inventory: Inventory) -> list[Problem]:
     """Check that the files and folders on the control node that the inventory names are there."""
-    problems = []
-    for path in dict.fromkeys(strings_in(list(inventory.settings("airflow_wheelhouse").values()))):
-        if inventory.paths.get(path) != "directory":
-            problems.append(
-                Problem(
-                    subject_of(inventory, "airflow_wheelhouse"),
-                    f"{json.dumps(path)}, which is {kind_of_path(inventory, path)} on the control node",
-                    'an existing folder with the wheels of the lock; "" to install from the index',
-                    f"{WHEELHOUSE_COMMAND}\nmakes and fills it, where an index can be reached",
-                )
-            )
-    for path in dict.fromkeys(strings_in(list(inventory.settings("airflow_webserver_config").values()))):
-        if inventory.paths.get(path) != "file":
-            problems.append(
-                Problem(
-                    subject_of(inventory, "airflow_webserver_config"),
-                    f"{json.dumps(path)}, which is {kind_of_path(inventory, path)} on the control node",
-                    'an existing Python file, by its full path; "" for the users of Airflow\'s own database',
-                    "correct the path; docs/examples has files to start from",
-                )
-            )
+    problems = [
+        *check_path(
+            inventory,
+            "airflow_wheelhouse",
+            "directory",
+            'an existing folder with the wheels of the lock; "" to install from the index',
+            f"{WHEELHOUSE_COMMAND}\nmakes and fills it, where an index can be reached",
+        ),
+        *check_path(
+            inventory,
+            "airflow_webserver_config",
+            "file",
+            'an existing Python file, by its full path; "" for the users of Airflow\'s own database',
+            "correct the path; docs/examples has files to start from",
+        ),
+    ]
     for path in dict.fromkeys(strings_in(list(inventory.settings("haproxy_certificate").values()))):
         trouble = inventory.certificates.get(path, "")
         if trouble or inventory.paths.get(path) != "file":
