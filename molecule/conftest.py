@@ -154,10 +154,10 @@ class Api:
         except urllib.error.HTTPError as refusal:
             return refusal.code, refusal.read().decode()
 
-    def start_dag(self, dag: str) -> str:
+    def start_dag(self, dag: str, **parameters: Any) -> str:
         """Unpause and trigger a DAG; the path of the run."""
         wait_until(lambda: self.ask("PATCH", f"/api/v2/dags/{dag}", {"is_paused": False})[0] == 200, 60)
-        status, run = self.ask("POST", f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None})
+        status, run = self.ask("POST", f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "conf": parameters})
         assert status == 200, run
         return f"/api/v2/dags/{dag}/dagRuns/{urllib.request.quote(run['dag_run_id'], safe='')}"
 

@@ -22,7 +22,7 @@ class Count(NamedTuple):
     failed: int
     lost: int
     retried_within: float
-    failed_on: list[str]
+    died_on: list[str]
 
 
 class Load:
@@ -71,8 +71,19 @@ class Load:
         failed = [task for task in tasks if task["state"] in ("failed", "upstream_failed")]
         waits = [(datetime.fromisoformat(task["start_date"]) - since).total_seconds() for task in again]
         lost = len(tasks) - len(good) - len(failed)
-        where = sorted({task["hostname"] for task in failed})
+        where = sorted({one["hostname"] for one in self.broken_tries()})
         return Count(len(tasks), len(good) - len(again), len(again), len(failed), lost, max(waits, default=0.0), where)
+
+    def broken_tries(self) -> list[dict[str, Any]]:
+        """Tries that began and did not end well, of all tasks. One that no worker was told of never began."""
+        found = []
+        for run in self.runs:
+            for task in self.api.tasks(run):
+                if task["try_number"] > 1 or task["state"] != "success":
+                    path = f"{run}/taskInstances/{task['task_id']}/{task['map_index']}/tries"
+                    tries = self.api.ask("GET", path)[1]["task_instances"]
+                    found += [one for one in tries if one["start_date"] and one["state"] != "success"]
+        return found
 
 
 def answer(api: Api, method: str, path: str, body: Any = None) -> tuple[int, Any]:

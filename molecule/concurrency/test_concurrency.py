@@ -5,6 +5,8 @@ Each leaves a report in .cache/concurrency; `make experiments` takes the picture
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -174,3 +176,34 @@ def test_worker_concurrency_1_puts_them_on_two_hosts(cluster, api, dags):
 
 def test_nothing_is_left_to_change(cluster, dags):
     assert converge(cluster, dags) == set()
+
+
+def test_the_plan_is_what_the_hosts_do(cluster, api, tmp_path):
+    """What plan.yml computes, asked of the hosts: slots, limits, memory, connections."""
+    file = tmp_path / "plan.json"
+    cluster.play("playbooks/plan.yml", "-e", f"json={file}")
+    plan = json.loads(file.read_text())
+    assert plan["cluster"]["tasks"] == sum(slots(cluster).values()) == 2
+    told = {limit["name"]: limit["tasks"] for limit in plan["limits"]}
+    assert told["slots of default_pool"] == api.ask("GET", "/api/v2/pools/default_pool")[1]["slots"]
+    parallelism = cluster.host("control1").check_output("airflow config get-value core parallelism")
+    assert told[f"[core] parallelism {parallelism}"] == int(parallelism)
+    for host, memory in plan["memory"].items():
+        has = int(cluster.host(host).check_output("awk '/^MemTotal/ {print $2}' /proc/meminfo"))
+        assert memory["available"] == has // 1024
+    ask = "runuser -u postgres -- psql --quiet --tuples-only --no-align --command %s"
+    settings, used = (
+        int(cluster.host("control1").check_output(ask, query))
+        for query in ("show max_connections", "select count(*) from pg_stat_activity where backend_type = 'client backend'")
+    )
+    assert plan["connections"]["available"] == settings
+    assert used <= plan["connections"]["needed"] <= settings
+
+
+def test_verify_draws_what_its_canary_did(cluster, tmp_path):
+    """Every worker has a line of its own, with a task."""
+    cluster.play("playbooks/verify.yml", "-e", f"report={tmp_path}/report.html")
+    for drawn in (tmp_path / "report.html", tmp_path / "report.svg"):
+        text = drawn.read_text()
+        for worker in cluster.members("workers"):
+            assert re.search(rf"{worker}: [1-9][0-9]* tasks?, at most 1 of 1 slots? at once", text), (drawn, worker)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from breaking import FAULTS, Fault
+from breaking import FAULTS, WORKER, Fault
 from conftest import TOP, Api, Cluster, wait_until
 from load import FINAL, Load, answer
 
@@ -90,5 +90,6 @@ def test_fault(fault: Fault, cluster: Cluster, api: Api, rows: list[dict[str, An
     if fault.kills:
         assert row["retried"] > 0, "nothing died: the fault proves nothing"
         assert row["retried_within"] < 90, row
+        assert row["died_on"] == [cluster.address(WORKER)], row
     else:
         assert row["retried"] == 0, row

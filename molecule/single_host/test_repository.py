@@ -1,6 +1,6 @@
 """DAGs come from a git repository: one commit everywhere, none that cannot be imported, and back again.
 
-Runs after the growth to two hosts, and with one as well.
+With one host in the scenario `single_host`, with three in `concurrency`.
 """
 
 from __future__ import annotations

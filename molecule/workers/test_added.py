@@ -2,38 +2,56 @@
 
 from __future__ import annotations
 
-from conftest import INVENTORY, changes, restarted, wait_until
+import pytest
+from conftest import INVENTORY, OWN_DAGS, changes, restarted, wait_until
+
+pytestmark = pytest.mark.usefixtures("own_dags")
+
+
+def states(api, run) -> list[tuple[str, int]]:
+    """State of each task of a run, and how often it was tried."""
+    return [(task["state"], task["try_number"]) for task in api.tasks(run)]
 
 
 def test_limit_to_a_new_worker_makes_it_work(cluster, api):
     """Nobody else is touched but the database's list of clients, and the run says what the others have to learn."""
-    running = api.start_dag("parallel_dag")
-    before = cluster.started()
     hosts = INVENTORY / "hosts.yml"
     hosts.write_text(hosts.read_text().replace("        worker2:\n", "        worker2:\n        worker3:\n"))
     cluster.read_inventory()
     cluster.play("lab/create.yml")
-    output = cluster.play("site.yml", "--limit", "worker3")
+    before = cluster.started()
+    running = api.start_dag("patient", seconds=150)
+    wait_until(lambda: states(api, running) == [("running", 1)], 60)
+    output = cluster.play("site.yml", "--limit", "worker3", *OWN_DAGS)
+    assert states(api, running) == [("running", 1)]
     assert restarted(before, cluster.started()) == {"worker3/airflow-worker"}
     for word in ("--limit left out", "db1: max_connections", "control1: parallelism", "remedy:"):
         assert word in output, word
-    wait_until(lambda: api.ask("GET", running)[1]["state"] == "success", 60)
-    assert {task["try_number"] for task in api.tasks(running)} == {1}
     # Its tasks run, their results are stored and their logs are read; nobody else's settings were needed for it.
     cluster.play("playbooks/verify.yml")
-    again = cluster.play("site.yml", "--limit", "worker3")
+    wait_until(lambda: states(api, running) == [("success", 1)], 150)
+    again = cluster.play("site.yml", "--limit", "worker3", *OWN_DAGS)
     assert changes(again) == 0
 
 
-def test_run_over_all_hosts_counts_it(cluster):
+def test_run_over_all_hosts_counts_it(cluster, api):
     control = cluster.host("control1")
-    ask = "airflow config get-value core parallelism"
-    fewer = int(control.check_output(ask))
+
+    def capacity() -> list[int]:
+        """What the scheduler and the default pool have room for."""
+        parallelism = int(control.check_output("airflow config get-value core parallelism"))
+        return [parallelism, int(api.ask("GET", "/api/v2/pools/default_pool")[1]["slots"])]
+
+    fewer = capacity()
+    running = api.start_dag("patient", seconds=90)
+    wait_until(lambda: states(api, running) == [("running", 1)], 60)
     before = cluster.started()
-    output = cluster.play("site.yml")
+    output = cluster.play("site.yml", *OWN_DAGS)
+    assert states(api, running) == [("running", 1)]
     assert restarted(before, cluster.started()) == {"control1/airflow-scheduler"}
-    assert int(control.check_output(ask)) == fewer * 3 // 2
+    assert fewer[0] == fewer[1] and capacity() == [slots * 3 // 2 for slots in fewer]
     # The database's list was complete.
     assert "db1" not in [
         line.split()[0] for line in output.splitlines() if "changed=" in line and "changed=0" not in line
     ]
+    wait_until(lambda: states(api, running) == [("success", 1)], 120)

@@ -1,4 +1,4 @@
-"""New settings for everything, batch by batch, under a load of tasks.
+"""New settings and a new release for everything, batch by batch, under a load of tasks.
 
 Runs after test_added.py, which adds worker3.
 """
@@ -40,7 +40,19 @@ def test_worker_that_does_not_come_back_stops_the_next(cluster):
     assert restarted(before, cluster.started()) == {"worker1/airflow-worker"}
 
 
-def test_new_settings_everywhere_lose_no_task(cluster, api):
+def new_settings(cluster) -> None:
+    """Change what every component reads."""
+    cluster.change(CHANGE, "airflow_config: {core: {default_task_retry_delay: 301}}\n")
+
+
+def new_release(cluster) -> None:
+    """Add a package: every host of Airflow gets a new set of them, and every component starts from it."""
+    cluster.change(CHANGE, "airflow_requirements: [emoji==2.14.0]\n")
+    cluster.play("playbooks/lock.yml")
+
+
+@pytest.mark.parametrize("renew", [new_settings, new_release])
+def test_what_is_new_everywhere_loses_no_task(renew, cluster, api):
     """A task of 120 s that runs when its worker is due, and short ones throughout: each succeeds on its first try."""
     runs: list[str] = []
     over = threading.Event()
@@ -56,10 +68,10 @@ def test_new_settings_everywhere_lose_no_task(cluster, api):
                 runs.append(f"/api/v2/dags/stream/dagRuns/{quote(run['dag_run_id'], safe='')}")
 
     wait_until(lambda: api.ask("PATCH", "/api/v2/dags/stream", {"is_paused": False})[0] == 200, 120)
+    renew(cluster)
     patient = api.start_dag("patient")
     wait_until(lambda: [task["state"] for task in api.tasks(patient)] == ["running"], 60)
     before = cluster.started()
-    cluster.change(CHANGE, "airflow_config: {core: {default_task_retry_delay: 301}}\n")
     stream = threading.Thread(target=submit)
     stream.start()
     try:

@@ -14,6 +14,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.host_rules import 
     check_answers,
     check_hosts,
     check_memory,
+    crowded_schedulers,
 )
 from ansible_collections.dataops.airflow.plugins.module_utils.inventory import AIRFLOW_GROUPS, PURPOSES
 from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import Lock, LockError, parse
@@ -52,6 +53,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "minimum_free": {"type": "dict"},
                 "database_backend": {"type": "str", "choices": ["postgresql", "sqlite"], "default": "postgresql"},
                 "workers": {"type": "list", "elements": "dict", "default": []},
+                "local": {"type": "dict", "default": {}},
             }
         )
         variables = task_vars or {}
@@ -80,11 +82,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             *self._lock(settings),
             purpose,
         )
+        warnings: list[str] = []
         if purpose == "install":
             problems += self._check_wheelhouse(variables, probes, settings)
             if settings:
                 task_memory = int(settings.template(settings.available_variables["airflow_task_memory"]))
                 problems += check_memory(probes, arguments["workers"], task_memory)
+                if arguments["local"]:
+                    config = settings.template(settings.available_variables["airflow_config"])
+                    parallelism = config.get("core", {}).get("parallelism", arguments["local"]["parallelism"])
+                    slots = int(parallelism) - int(arguments["local"]["share"])
+                    warnings += crowded_schedulers(probes, variables["groups"]["schedulers"], slots, task_memory)
         if problems:
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
             raise AnsibleActionFail(
@@ -92,7 +100,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             )
         left = [host for host, probe in probes.items() if probe["sqlite"]]
         if purpose == "install" and left and arguments["database_backend"] != "sqlite":
-            result["warnings"] = [LEFT_BEHIND.format(host=left[0])]
+            warnings.append(LEFT_BEHIND.format(host=left[0]))
+        if warnings:
+            result["warnings"] = warnings
         result.update(changed=False, msg=f"The hosts are fit for the cluster: {len(probes)} probed.")
         return result
 

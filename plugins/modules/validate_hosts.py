@@ -47,6 +47,13 @@ options:
     type: list
     elements: dict
     default: []
+  local:
+    description:
+      - What schedulers run themselves with LocalExecutor; empty without it. C(parallelism) is that of each scheduler, which
+        C(airflow_config) may override, and C(share) what is Celery's of it. An installation warns where a host has less
+        memory than its scheduler takes with a task of C(airflow_task_memory) in each slot.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     description: Can run in check mode and does the same there.

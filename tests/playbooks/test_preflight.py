@@ -107,6 +107,19 @@ def test_an_installation_is_held_up_by_its_lock_and_its_space(site: Path) -> Non
     assert "memory of worker2" in said and "set airflow_worker_concurrency of worker2 to 3" in said, said
 
 
+def test_a_scheduler_whose_own_tasks_do_not_fit_is_told_of(site: Path) -> None:
+    """Two workers have half of its slots; Airflow's 32 are its own."""
+    probe = {**PROBE, "free": {"/opt/airflow/releases": 2**40}}
+    executors = "CeleryExecutor,LocalExecutor"
+    status, said = run(site, "airflow", airflow_dags="", probe=probe, cluster_executor=executors)
+    assert status == 0 and "control1 has 4096 MB" in said and "24 fit" in said, said
+    fewer = {"core": {"parallelism": 32}}
+    status, said = run(
+        site, "airflow", airflow_dags="", probe=probe, cluster_executor=executors, airflow_config=fewer
+    )
+    assert status == 0 and "control1 has" not in said, said
+
+
 def test_the_connections_are_those_of_the_inventory(site: Path) -> None:
     """The sum that the role cluster computes: five pools of control1, two workers of four slots, and the rest."""
     needed = 15 * 5 + 2 * (4 + 4) + 5 + 15

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from airflow.sdk import DAG, task
 
-with DAG("patient", schedule=None):
+with DAG("patient", schedule=None, params={"seconds": 120}):
 
     @task(queue="worker2")
-    def rest() -> None:
-        """Outlast the restart of everything else."""
-        time.sleep(120)
+    def rest(params: dict[str, Any] | None = None) -> None:
+        """Outlast what is done to the cluster."""
+        assert params is not None
+        time.sleep(params["seconds"])
 
     rest()
 

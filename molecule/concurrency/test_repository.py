@@ -1,0 +1,1 @@
+../single_host/test_repository.py
