@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 from urllib.parse import quote
 
@@ -147,6 +148,25 @@ def test_missed_deadline_puts_the_worker_back(cluster, api):
     assert (again["state"], again["hostname"]) == ("success", cluster.address("worker3"))
 
 
+def test_a_drain_that_was_broken_off_takes_no_queue_of_a_worker_that_was_put_back(cluster, api):
+    run = start(api, 150)
+    argv = ["ansible-playbook", *SOURCES, REMOVE, "-e", "worker=worker3", "-e", "confirm=true"]
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(TOP / "ansible.cfg")}
+    removal = subprocess.Popen(argv, cwd=TOP, env=environment, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        wait_until(lambda: queues(cluster) == [], 90)
+    finally:
+        os.killpg(removal.pid, signal.SIGKILL)
+        removal.wait()
+    drains = "pgrep --full --count '[A]nsiballZ_worker_drain' || true"
+    assert cluster.host("worker3").check_output(drains) != "0", "it waits on the host for the task"
+    arguments = ("-e", "worker=worker3", "-e", "confirm=true", "-e", "deadline=2")
+    assert "in service again" in cluster.play(REMOVE, *arguments, succeeds=False)
+    wait_until(lambda: cluster.host("worker3").check_output(drains) == "0", 30)
+    assert queues(cluster) == ["default", "worker3"]
+    assert finish(api, run, 180)["try_number"] == 1
+
+
 def test_site_restarts_a_worker_that_was_put_back(cluster):
     """What a drained worker was told to consume from is forgotten with its connection: a restart is due."""
     before = cluster.started()
@@ -238,6 +258,10 @@ def test_removed_worker_finishes_its_task_and_leaves(cluster, api):
 def test_second_removal_is_harmless(cluster):
     before = cluster.started()
     output = cluster.play(REMOVE, "-e", "worker=worker3", "-e", "confirm=true")
+    assert changes(output) == 0
+    # It is in the inventory still: no stand-in for another one, and not to be admitted again.
+    output = cluster.play(REMOVE, "-e", "worker=worker2", "-e", "confirm=true", succeeds=False)
+    assert "no airflow-worker.service on worker3" in output and "remedy:" in output
     assert changes(output) == 0
     assert restarted(before, cluster.started()) == set()
 

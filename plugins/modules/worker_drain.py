@@ -118,6 +118,10 @@ gone:
   description: Whether one of the workers did not answer.
   type: bool
   returned: always
+late:
+  description: Whether O(timeout) was all that was wrong; another call goes on where this one gave up.
+  type: bool
+  returned: always
 waited:
   description: Seconds until the state was reached or given up.
   type: float
@@ -144,6 +148,10 @@ QUIET_LOOKS = 2
 
 class DrainError(Exception):
     """The state was not reached."""
+
+
+class LateError(DrainError):
+    """The state was not reached in time."""
 
 
 class GoneError(DrainError):
@@ -175,6 +183,7 @@ class Worker:
         self.last: Look | None = None
         self.trouble = ""
         self.gone = False
+        self.late = False
 
     def look(self, cancel: Sequence[str] = (), add: Sequence[str] = ()) -> Look:
         """Tell and ask until it answers.
@@ -218,9 +227,9 @@ class Worker:
                     return
             if deadline is not None and time.monotonic() >= deadline:
                 if found.tasks:
-                    raise DrainError(f"still has {', '.join(map(title, found.tasks))}")
+                    raise LateError(f"still has {', '.join(map(title, found.tasks))}")
                 if found.queues:
-                    raise DrainError(f"still consumes from {', '.join(found.queues)}")
+                    raise LateError(f"still consumes from {', '.join(found.queues)}")
             left = pause if deadline is None else max(0.0, min(pause, deadline - time.monotonic()))
             pause = min(LONGEST_PAUSE, pause * 1.5) if found.tasks else FIRST_PAUSE
             time.sleep(left or 0.1)
@@ -234,7 +243,7 @@ class Worker:
         found = self.look()
         while missing := [queue for queue in queues if queue not in found.queues]:
             if deadline is not None and time.monotonic() >= deadline:
-                raise DrainError(f"does not consume from {', '.join(missing)}")
+                raise LateError(f"does not consume from {', '.join(missing)}")
             self.look(add=missing)
             time.sleep(0.5)
             found = self.look()
@@ -282,7 +291,7 @@ def main() -> None:
         except GoneError as problem:
             worker.trouble, worker.gone = f"is gone: {problem}", True
         except DrainError as problem:
-            worker.trouble = str(problem)
+            worker.trouble, worker.late = str(problem), isinstance(problem, LateError)
 
     workers = [Worker(name, asker(name), option["patience"]) for name in option["workers"]]
     with ThreadPoolExecutor(max_workers=max(1, len(workers))) as pool:
@@ -293,6 +302,7 @@ def main() -> None:
         "running": [],
         "finished": [],
         "gone": any(worker.gone for worker in workers),
+        "late": False,
         "waited": round(time.monotonic() - start, 1),
     }
     for worker in workers:
@@ -305,12 +315,10 @@ def main() -> None:
             answer["finished"] += [title(task) for task in before.tasks if task["id"] not in there]
         if worker.first is not None:
             answer["changed"] |= bool(before.queues if drained else set(option["queues"]) - set(before.queues))
-    troubles = [
-        f"The worker {worker.name} {worker.trouble} after {answer['waited']} s."
-        for worker in workers
-        if worker.trouble and not (worker.gone and option["gone"] == "accept")
-    ]
+    troubled = [worker for worker in workers if worker.trouble and not (worker.gone and option["gone"] == "accept")]
+    troubles = [f"The worker {worker.name} {worker.trouble} after {answer['waited']} s." for worker in troubled]
     if troubles:
+        answer["late"] = all(worker.late for worker in troubled)
         module.fail_json(msg=" ".join(troubles), **answer)
     module.exit_json(**answer)
 

@@ -117,7 +117,7 @@ def test_the_deadline_names_the_tasks(fake: Fake, call: Any) -> None:
     fake.ends = {1: 1100, 2: 1003}
     answer = call(timeout=5)
     assert answer["failed"] is True and "d.t1 of r" in answer["msg"] and "t2" not in answer["msg"]
-    assert answer["running"] == [task(1)] and answer["queues"] == QUEUES
+    assert answer["running"] == [task(1)] and answer["queues"] == QUEUES and answer["late"] is True
     assert 5 <= answer["waited"] < 7
 
 
@@ -153,6 +153,7 @@ def test_a_worker_that_does_not_answer_is_gone(fake: Fake, call: Any) -> None:
     fake.silent = lambda: True
     answer = call(patience=10)
     assert answer["failed"] is True and answer["gone"] is True and "is gone" in answer["msg"]
+    assert answer["late"] is False, "to wait longer helps nobody"
     assert 10 <= answer["waited"] < 12 and answer["changed"] is False
     accepted = call(patience=10, gone="accept")
     assert "failed" not in accepted and accepted["gone"] is True and accepted["running"] == []
