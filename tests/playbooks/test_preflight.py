@@ -111,11 +111,11 @@ def test_a_scheduler_whose_own_tasks_do_not_fit_is_told_of(site: Path) -> None:
     """Two workers have half of its slots; Airflow's 32 are its own."""
     probe = {**PROBE, "free": {"/opt/airflow/releases": 2**40}}
     executors = "CeleryExecutor,LocalExecutor"
-    status, said = run(site, "airflow", airflow_dags="", probe=probe, cluster_executor=executors)
+    status, said = run(site, "airflow", airflow_dags="", probe=probe, airflow_executor=executors)
     assert status == 0 and "control1 has 4096 MB" in said and "24 fit" in said, said
     fewer = {"core": {"parallelism": 32}}
     status, said = run(
-        site, "airflow", airflow_dags="", probe=probe, cluster_executor=executors, airflow_config=fewer
+        site, "airflow", airflow_dags="", probe=probe, airflow_executor=executors, airflow_config=fewer
     )
     assert status == 0 and "control1 has" not in said, said
 
