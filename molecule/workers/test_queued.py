@@ -1,4 +1,4 @@
-"""A task that waits for its worker, for longer than Airflow grants, is sent again and again, and does not fail."""
+"""A task that waits for its worker is sent again, and does not fail: whether its worker is away, or dies with its message."""
 
 from __future__ import annotations
 
@@ -31,3 +31,20 @@ def test_task_outlasts_the_absence_of_its_only_worker(cluster, api):
     assert (task["state"], task["try_number"]) == ("success", 1)
     cluster.change(CHANGE, "---\n")
     cluster.play("site.yml", *OWN_DAGS)
+
+
+def test_task_whose_message_died_with_its_worker_is_taken_up_again(cluster, api):
+    """Received, and not begun: Redis would keep the message for a day, and Airflow sends it again after ten minutes."""
+    worker = cluster.host("worker2")
+    begun = worker.check_output("date +%s")
+    # The main process goes on to receive, and its pool has no process that could begin.
+    worker.check_output("pkill --signal STOP --full '[F]orkPoolWorker'")
+    run = api.start_dag("short_on_worker2")
+    received = f"journalctl --quiet --no-pager --unit airflow-worker --since @{begun} | grep -c ' received'"
+    wait_until(lambda: worker.run(received).stdout.strip() == "1", 60)
+    assert [task["state"] for task in api.tasks(run)] == ["queued"]
+    worker.check_output("systemctl kill --signal=KILL airflow-worker")
+    wait_until(lambda: api.ask("GET", run)[1]["state"] in ("success", "failed"), 90)
+    (task,) = api.tasks(run)
+    assert (task["state"], task["try_number"]) == ("success", 1)
+    assert "1 tasks that this worker had" in worker.check_output(f"journalctl --unit airflow-worker --since @{begun}")

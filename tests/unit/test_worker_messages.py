@@ -1,0 +1,112 @@
+"""worker_messages: what a worker remembers of its messages, and puts back."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+FILE = Path(__file__).parents[2] / "roles/airflow/files/worker_messages.py"
+
+
+class Redis:
+    """What is used of it; a pipeline does at once what it is told."""
+
+    def __init__(self) -> None:
+        self.sets: dict[str, dict[bytes, float]] = {}
+        self.unacked: set[str] = set()
+        self.expires: dict[str, int] = {}
+
+    @contextmanager
+    def pipeline(self) -> Iterator[Redis]:
+        yield self
+
+    def execute(self) -> None:
+        """All is done already."""
+
+    def zremrangebyscore(self, key: str, low: float, high: float) -> None:
+        found = self.sets.setdefault(key, {})
+        self.sets[key] = {tag: score for tag, score in found.items() if not low <= score <= high}
+
+    def zadd(self, key: str, tags: dict[str, float]) -> None:
+        self.sets.setdefault(key, {}).update({tag.encode(): score for tag, score in tags.items()})
+
+    def expire(self, key: str, seconds: int) -> None:
+        self.expires[key] = seconds
+
+    def zrange(self, key: str, _first: int, _last: int) -> list[bytes]:
+        return list(self.sets.get(key, {}))
+
+    def hexists(self, key: str, tag: str) -> bool:
+        assert key == "unacked"
+        return tag in self.unacked
+
+    def delete(self, key: str) -> None:
+        self.sets.pop(key, None)
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The file, with Celery's signals, which know who listens."""
+    heard: dict[str, Any] = {}
+
+    def signal(name: str) -> SimpleNamespace:
+        return SimpleNamespace(connect=lambda handler, weak: heard.update({name: handler}))
+
+    for name, content in {
+        "celery": {},
+        "celery.signals": {name: signal(name) for name in ("task_received", "worker_ready")},
+    }.items():
+        module = ModuleType(name)
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    spec = importlib.util.spec_from_file_location("worker_messages", FILE)
+    assert spec and spec.loader
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    assert heard == {"task_received": loaded.write_down, "worker_ready": loaded.put_back}
+    return loaded
+
+
+def test_what_is_left_of_the_last_minutes_is_put_back(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    redis, restored, now = Redis(), [], [1000.0]
+
+    @contextmanager
+    def connect() -> Iterator[Redis]:
+        yield redis
+
+    def restore(tag: str, client: Redis) -> None:
+        assert client is redis
+        restored.append(tag)
+
+    qos = SimpleNamespace(restore_by_tag=restore)
+    channel = SimpleNamespace(conn_or_acquire=connect, unacked_key="unacked", qos=qos)
+    consumer = SimpleNamespace(hostname="celery@worker1", task_consumer=SimpleNamespace(channel=channel))
+    monkeypatch.setattr(program.time, "time", lambda: now[0])
+
+    def receive(tag: str) -> None:
+        message = SimpleNamespace(channel=channel, delivery_tag=tag)
+        program.write_down(sender=consumer, request=SimpleNamespace(message=message), signal=None)
+        redis.unacked.add(tag)
+
+    program.put_back(sender=consumer, signal=None)
+    assert restored == [], "nothing yet"
+    receive("old")
+    now[0] += program.KEEP + 1
+    for tag in ("finished", "left"):
+        receive(tag)
+    redis.unacked.remove("finished")
+    assert set(redis.expires.values()) == {program.KEEP}
+    other = SimpleNamespace(hostname="celery@worker2", task_consumer=consumer.task_consumer)
+    program.put_back(sender=other, signal=None)
+    assert restored == [], "another worker's"
+    program.put_back(sender=consumer, signal=None)
+    assert restored == ["left"]
+    program.put_back(sender=consumer, signal=None)
+    assert restored == ["left"], "once"
