@@ -187,9 +187,11 @@ class Repository:
                 )
             )
         partial = Path(tempfile.mkdtemp(prefix="export-", dir=target.parent))
-        self.git(environment, "read-tree", tree)
+        # Without the operator's filters, such as those of Git LFS: the same commit is the same files for everybody.
+        own = {**environment, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+        self.git(own, "read-tree", tree)
         places = {"GIT_DIR": str(self.folder), "GIT_WORK_TREE": str(partial)}
-        self.git({**environment, **places}, "checkout-index", "--all")
+        self.git({**own, **places}, "checkout-index", "--all")
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
 

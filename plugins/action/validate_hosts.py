@@ -89,9 +89,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 task_memory = int(settings.template(settings.available_variables["airflow_task_memory"]))
                 problems += check_memory(probes, arguments["workers"], task_memory)
                 if arguments["local"]:
-                    config = settings.template(settings.available_variables["airflow_config"])
-                    parallelism = config.get("core", {}).get("parallelism", arguments["local"]["parallelism"])
-                    slots = int(parallelism) - int(arguments["local"]["share"])
+                    slots = int(arguments["local"]["parallelism"]) - int(arguments["local"]["share"])
                     warnings += crowded_schedulers(probes, variables["groups"]["schedulers"], slots, task_memory)
         if problems:
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"

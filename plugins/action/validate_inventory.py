@@ -20,6 +20,7 @@ from ansible.template import Templar
 from ansible.vars.manager import VariableManager
 from ansible_collections.dataops.airflow.plugins.module_utils.inventory import (
     HIDDEN,
+    PLAN,
     PURPOSES,
     Catalogue,
     Inventory,
@@ -56,7 +57,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: Values = super().run(tmp, task_vars)
         _, arguments = self.validate_argument_spec(
             {
-                "purpose": {"type": "str", "choices": list(PURPOSES), "default": "install"},
+                "purpose": {"type": "str", "choices": [*PURPOSES, PLAN], "default": "install"},
                 "exclude_prefixes": {"type": "list", "elements": "str", "default": []},
             }
         )

@@ -166,7 +166,7 @@ def growth(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
     served = {name: queue["slots"] for name, queue in now["queues"].items()}
     concurrency = [int(worker["concurrency"]) for worker in then["workers"] if worker["name"] not in known]
     restarts = ["the scheduler"] if now["parallelism"] != then["parallelism"] else []
-    if now["max_active_tasks_per_dag"] != then["max_active_tasks_per_dag"]:
+    if any(now[name] != then[name] for name in ("max_active_tasks_per_dag", "max_active_runs_per_dag")):
         restarts.append("the DAG processor")
     if now["connections"]["available"] != then["connections"]["available"]:
         restarts.append("PostgreSQL")

@@ -74,6 +74,8 @@ COMPUTED_WITH = (
     "api_auth.jwt_leeway",
     "celery_broker_transport_options.visibility_timeout",
     "core.hostname_callable",
+    "database.sql_alchemy_max_overflow",
+    "database.sql_alchemy_pool_size",
     "execution_api.jwt_expiration_time",
     "logging.base_log_folder",
     "scheduler.task_queued_timeout",

@@ -24,6 +24,9 @@ GIT_URL = re.compile(r"(?:(https?|ssh|git|file)://[^\s/]*/?\S+|(?:[\w.-]+@)?[\w.
 URL_PASSWORD = re.compile(r"[a-zA-Z][\w+.-]*://[^/\s@]*:[^/\s@]*@")
 """The start of a URL with a password in it."""
 
+URL_USER = re.compile(r"https?://[^/\s:@]+@")
+"""The start of a web URL with a user, in whose place a token may stand."""
+
 BUNDLE_KEYS = ("name", "classpath", "kwargs", "team_name")
 """What an entry of `airflow_dag_bundles` may set, as in Airflow."""
 
@@ -71,6 +74,11 @@ def check_dags(inventory: Inventory, catalogue: Catalogue, purpose: str) -> list
             "take it out, and set airflow_dags_git_username and airflow_dags_git_password" if match else "correct it"
         )
         return [*problems, Problem(subject, found, allowed, remedy)]
+    if URL_USER.match(url) and not password:
+        # With a password beside it, it is a name and nothing else.
+        found = f"{json.dumps(shown)}, with a user or a token in it, and airflow_dags_git_password is not set"
+        remedy = "take it out; set airflow_dags_git_password to the token, and airflow_dags_git_username if there is one"
+        return [*problems, Problem(subject, found, allowed.replace("no password", "no password or token"), remedy)]
     if (username or password) and not web:
         problems.append(
             Problem(
@@ -130,11 +138,11 @@ def check_bundles(inventory: Inventory) -> list[Problem]:
             found = "a name that " + ("the collection has taken" if name in OWN_BUNDLES else "another entry has")
             problems.append(Problem(label, found, f"a name of its own; not {', '.join(OWN_BUNDLES)}", "rename it"))
         names.append(str(name))
-        if any(URL_PASSWORD.match(text) for text in strings_in(list(dict(bundle.get("kwargs") or {}).values()))):
+        if any(URL_PASSWORD.match(text) or URL_USER.match(text) for text in strings_in(list(dict(bundle.get("kwargs") or {}).values()))):
             problems.append(
                 Problem(
                     label,
-                    "a URL with a password, which would be in airflow.cfg, for everybody on the host to read",
+                    "a URL with a password or token, which would be in airflow.cfg, for everybody on the host to read",
                     "a URL without one; the login is in an Airflow connection",
                     "set git_conn_id, and make that connection: see docs/dags.md",
                 )

@@ -25,6 +25,9 @@ GROUPS = ("postgresql", "redis", "load_balancers", *AIRFLOW_GROUPS)
 PURPOSES = ("install", "operate", "deliver")
 """Kinds of run. One that installs nothing is not held up by what only an installation needs; `deliver` needs DAGs."""
 
+PLAN = "plan"
+"""A kind of run that reaches no host: it needs no secrets either."""
+
 ADDRESSES = ("cluster_address", "cluster_database_host", "cluster_redis_host", "cluster_webserver_host")
 """Variables that hold an address: `check_addresses` reads them."""
 
@@ -57,6 +60,7 @@ CLUSTER_WIDE = (
     "airflow_requirements",
     "airflow_lock",
     "airflow_wheelhouse",
+    "airflow_dags",
     "airflow_dags_git_url",
     "airflow_dags_git_ref",
     "airflow_dags_git_path",

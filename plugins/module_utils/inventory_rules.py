@@ -36,6 +36,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.inventory import (
     AIRFLOW_GROUPS,
     CLUSTER_WIDE,
     GROUPS,
+    PLAN,
     Catalogue,
     Inventory,
     all_names,
@@ -98,7 +99,7 @@ _EXECUTOR = re.compile(rf"([A-Za-z_][A-Za-z0-9_.-]*:)?({'|'.join(EXECUTORS)})")
 def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "install") -> list[Problem]:
     """Return everything that is wrong with an inventory; an empty list means that it is valid.
 
-    :param purpose: one of `PURPOSES`.
+    :param purpose: one of `PURPOSES`, or `PLAN`.
     """
     installation: list[Problem] = []
     if purpose == "install":
@@ -106,8 +107,11 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "
         installation += check_paths(inventory)
         installation += check_kubernetes(inventory, catalogue)
         installation += check_bundle_packages(inventory, catalogue)
-    if purpose != "operate":
+    if purpose not in ("operate", PLAN):
         installation += check_dags(inventory, catalogue, purpose)
+    if purpose != PLAN:
+        installation += check_secrets(inventory, catalogue)
+        installation += check_connections(inventory)
     return [
         *check_groups(inventory, catalogue),
         *check_executor(inventory, catalogue),
@@ -120,7 +124,6 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "
         *check_config(inventory),
         *check_environment(inventory),
         *check_limits(inventory),
-        *check_connections(inventory),
         *check_longest_task(inventory, catalogue),
         *check_service_options(inventory),
         *check_instances(inventory, catalogue),
@@ -131,7 +134,6 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "
         *check_addresses(inventory),
         *check_ports(inventory, catalogue),
         *check_tls(inventory, catalogue),
-        *check_secrets(inventory, catalogue),
         *check_redis_users(inventory, catalogue),
         *check_logins(inventory, catalogue),
         *installation,

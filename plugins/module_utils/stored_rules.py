@@ -55,9 +55,12 @@ def check_stored(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     hosts_by_problem: dict[tuple[str, str, str, str, str], list[str]] = {}
     for kind, variable in STORED.items():
         for host, entries in inventory.settings(variable).items():
+            twins = _twins(entries) if kind == "users" and isinstance(entries, Mapping) else []
             for name, entry in entries.items() if isinstance(entries, Mapping) else ():
                 for problem in _check_entry(kind, name, entry, inventory, catalogue):
                     hosts_by_problem.setdefault((variable, *problem), []).append(host)
+            for problem in twins:
+                hosts_by_problem.setdefault((variable, *problem), []).append(host)
     return [
         Problem(
             f"{variable}, {subject} on {scope_of(inventory, hosts)}",
@@ -66,6 +69,18 @@ def check_stored(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
             remedy,
         )
         for (variable, subject, found, allowed, remedy), hosts in hosts_by_problem.items()
+    ]
+
+
+def _twins(entries: Mapping[Any, Any]) -> list[tuple[str, str, str, str]]:
+    """Return (subject, found, allowed, remedy) of users whom Airflow would not tell apart."""
+    by_name: dict[str, list[str]] = {}
+    for name in map(str, entries):
+        by_name.setdefault(name.lower(), []).append(name)
+    return [
+        (" and ".join(names), "one name to Airflow, for which A is a", "a name for each user", "remove or rename one")
+        for names in by_name.values()
+        if len(names) > 1
     ]
 
 

@@ -182,6 +182,11 @@ class Change:
         return lines or ([f"{self.kind}.{self.name}"] if side is not None and self.action != "changed" else [])
 
 
+def as_stored(name: str, stored: Iterable[str]) -> str:
+    """Return the name of a user as it is stored: Airflow does not tell capital letters from small ones."""
+    return next((known for known in stored if known.lower() == name.lower()), name)
+
+
 def plan(
     stored: Settings, wanted: Settings, purge: Iterable[str], administrator: str, examples: Iterable[str]
 ) -> list[Change]:
@@ -397,6 +402,12 @@ class Database:
                 "active": bool(user.active),
             }
 
+    def names_of_users(self) -> list[str]:
+        """Names of all users."""
+        from airflow.providers.fab.auth_manager.models import User
+
+        return list(self.session.scalars(self.select(User.username)))
+
     def known_permissions(self) -> dict[str, set[str]]:
         """Resource -> actions."""
         known: dict[str, set[str]] = {}
@@ -529,8 +540,11 @@ def work(told: dict[str, Any]) -> dict[str, Any]:
         from airflow.utils.db import get_default_connections
 
         examples = [connection.conn_id for connection in get_default_connections()]
+    names = database.names_of_users() if "users" in kinds else []
+    wanted["users"] = {as_stored(name, names): entry for name, entry in wanted["users"].items()}
+    administrator = as_stored(told["administrator"], names)
     stored = database.read(wanted, kinds)
-    changes = plan(stored, wanted, purge, told["administrator"], examples)
+    changes = plan(stored, wanted, purge, administrator, examples)
     refuse(changes, stored, database.known_permissions() if wanted["roles"] else {})
     if changes and not told["check"]:
         database.apply(changes)

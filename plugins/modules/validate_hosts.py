@@ -49,8 +49,8 @@ options:
     default: []
   local:
     description:
-      - What schedulers run themselves with LocalExecutor; empty without it. C(parallelism) is that of each scheduler, which
-        C(airflow_config) may override, and C(share) what is Celery's of it. An installation warns where a host has less
+      - What schedulers run themselves with LocalExecutor; empty without it. C(parallelism) is that of each scheduler,
+        and C(share) what is Celery's of it. An installation warns where a host has less
         memory than its scheduler takes with a task of C(airflow_task_memory) in each slot.
     type: dict
     default: {}

@@ -117,6 +117,17 @@ def test_files_are_those_of_the_commit(repository: Path, export: Export, tmp_pat
     assert "team/dags/a.py" in refusal(export, path="team/dags/a.py")
 
 
+def test_the_filters_of_the_operator_change_no_file(
+    repository: Path, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as those of `git lfs install`, which would fail for want of a remote."""
+    (repository / ".gitattributes").write_text("*.py filter=lfs\n")
+    commit(repository)
+    (tmp_path / "gitconfig").write_text('[filter "lfs"]\n  smudge = false\n  required = true\n')
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    assert Path(export()["path"], "team/dags/a.py").read_text() == "a = 1\n"
+
+
 def test_refs_that_are_not_there(repository: Path, export: Export) -> None:
     for ref in ("nothing", "f" * 40):
         text = refusal(export, ref=ref)

@@ -585,6 +585,11 @@ def test_two_users_do_not_share_an_address() -> None:
     assert [problem.found.partition(",")[2] for problem in problems] == [" which another user has"] * 2
 
 
+def test_two_users_do_not_share_a_name() -> None:
+    problem = only(check({"airflow_users": {"ada": ADA, "Ada": {**ADA, "email": "other@example.org"}}}))
+    assert "ada and Ada" in problem.subject and "one name to Airflow" in problem.found
+
+
 def test_what_is_wrong_with_a_secret_is_told_without_it() -> None:
     hidden = "hunter2\nhunter2"
     problems = check(
@@ -1546,6 +1551,7 @@ def test_repositories(values: dict[str, Any]) -> None:
     ("values", "subject", "words"),
     [
         ({"url": "https://me:t0ken@git.example.org/d.git"}, "airflow_dags_git_url", "with a password in it"),
+        ({"url": "https://t0ken@git.example.org/d.git"}, "airflow_dags_git_url", "with a user or a token in it"),
         ({"url": "not a url"}, "airflow_dags_git_url", '"not a url"'),
         ({"url": "ext::sh -c evil"}, "airflow_dags_git_url", "ext::"),
         ({"url": "--upload-pack=evil"}, "airflow_dags_git_url", "--upload"),

@@ -14,6 +14,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.stored_settings im
     Change,
     RefusedError,
     Settings,
+    as_stored,
     hide,
     normal,
     plan,
@@ -52,6 +53,10 @@ def kept(**kinds: dict[str, Any]) -> Settings:
 def changed(before: Settings, wanted: Settings, *purge: str) -> list[str]:
     """What would be done, such as `pools.reports created`."""
     return [f"{c.kind}.{c.name} {c.action}" for c in plan(before, wanted, purge, "admin", ["aws_default"])]
+
+
+def test_users_are_found_whatever_the_case_of_their_names() -> None:
+    assert [as_stored(name, ["Ada", "bob"]) for name in ("ada", "BOB", "eve")] == ["Ada", "bob", "eve"]
 
 
 def test_what_an_entry_leaves_out_is_airflows_default() -> None:

@@ -300,10 +300,10 @@ def test_group_files_vaults_and_defaults_are_seen(collections: Path, tmp_path: P
     (tmp_path / "dags").mkdir()
     (tmp_path / "password").write_text("open sesame\n")
     write(tmp_path / "group_vars" / "all" / "vault.yml", {"airflow_jwt_secret": SIGNING_KEY})
+    write(tmp_path / "group_vars" / "all" / "dags.yml", {"airflow_dags": "{{ inventory_dir }}/dags"})
     write(
         tmp_path / "group_vars" / "workers.yml",
         {
-            "airflow_dags": "{{ inventory_dir }}/dags",
             "airflow_memory": "{{ ansible_facts.memtotal_mb }}",
             "airflow_worker_concurrency": "{{ cluster_database_port }}",
         },
