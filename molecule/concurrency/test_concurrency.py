@@ -192,9 +192,9 @@ def test_the_plan_is_what_the_hosts_do(cluster, api, tmp_path):
         has = int(cluster.host(host).check_output("awk '/^MemTotal/ {print $2}' /proc/meminfo"))
         assert memory["available"] == has // 1024
     ask = "runuser -u postgres -- psql --quiet --tuples-only --no-align --command %s"
+    clients = "select count(*) from pg_stat_activity where backend_type = 'client backend'"
     settings, used = (
-        int(cluster.host("control1").check_output(ask, query))
-        for query in ("show max_connections", "select count(*) from pg_stat_activity where backend_type = 'client backend'")
+        int(cluster.host("control1").check_output(ask, query)) for query in ("show max_connections", clients)
     )
     assert plan["connections"]["available"] == settings
     assert used <= plan["connections"]["needed"] <= settings

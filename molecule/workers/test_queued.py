@@ -1,4 +1,4 @@
-"""A task that waits for its worker is sent again, and does not fail: whether its worker is away, or dies with its message."""
+"""A task that waits for its worker does not fail: whether the worker is away, or dies with its message."""
 
 from __future__ import annotations
 

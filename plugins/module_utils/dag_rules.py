@@ -77,7 +77,7 @@ def check_dags(inventory: Inventory, catalogue: Catalogue, purpose: str) -> list
     if URL_USER.match(url) and not password:
         # With a password beside it, it is a name and nothing else.
         found = f"{json.dumps(shown)}, with a user or a token in it, and airflow_dags_git_password is not set"
-        remedy = "take it out; set airflow_dags_git_password to the token, and airflow_dags_git_username if there is one"
+        remedy = "take it out; set airflow_dags_git_password to the token, and airflow_dags_git_username if need be"
         return [*problems, Problem(subject, found, allowed.replace("no password", "no password or token"), remedy)]
     if (username or password) and not web:
         problems.append(
@@ -138,7 +138,8 @@ def check_bundles(inventory: Inventory) -> list[Problem]:
             found = "a name that " + ("the collection has taken" if name in OWN_BUNDLES else "another entry has")
             problems.append(Problem(label, found, f"a name of its own; not {', '.join(OWN_BUNDLES)}", "rename it"))
         names.append(str(name))
-        if any(URL_PASSWORD.match(text) or URL_USER.match(text) for text in strings_in(list(dict(bundle.get("kwargs") or {}).values()))):
+        texts = strings_in(list(dict(bundle.get("kwargs") or {}).values()))
+        if any(URL_PASSWORD.match(text) or URL_USER.match(text) for text in texts):
             problems.append(
                 Problem(
                     label,

@@ -536,8 +536,8 @@ def crowded_schedulers(probes: Probes, schedulers: Sequence[str], slots: int, ta
         if has < needed:
             fit = max((has - idle) // (one - idle), 1)
             found.append(
-                f"{host} has {has} MB, and its scheduler needs {needed} MB when each of its {slots} slots runs a task of "
-                f"{task_memory} MB (airflow_task_memory): {fit} fit, airflow_config.core.parallelism makes them fewer."
+                f"{host} has {has} MB, and its scheduler needs {needed} MB when each of its {slots} slots runs a task "
+                f"of {task_memory} MB (airflow_task_memory): {fit} fit; set airflow_config.core.parallelism to fewer."
             )
     return found
 

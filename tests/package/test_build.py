@@ -203,8 +203,8 @@ def test_the_first_commands_in_a_checkout(tmp_path: Path) -> None:
         ansible-playbook -i inventories/mysite playbooks/plan.yml -e json=plan.json
         test -s plan.json
         ansible-playbook -i inventories/cluster playbooks/plan.yml
-        ansible-playbook -i inventories/mysite playbooks/plan.yml -e '{"airflow_config": {"core": {"parallelism": 0}}}' \
-          > refused.txt && exit 1
+        ansible-playbook -i inventories/mysite playbooks/plan.yml > refused.txt \
+          -e '{"airflow_config": {"core": {"parallelism": 0}}}' && exit 1
         grep -q 'integer >= 1' refused.txt
         ansible-playbook -i inventories/mysite playbooks/lock.yml
         test -s inventories/mysite/airflow-lock.txt

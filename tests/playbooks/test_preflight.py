@@ -114,9 +114,7 @@ def test_a_scheduler_whose_own_tasks_do_not_fit_is_told_of(site: Path) -> None:
     status, said = run(site, "airflow", airflow_dags="", probe=probe, airflow_executor=executors)
     assert status == 0 and "control1 has 4096 MB" in said and "24 fit" in said, said
     fewer = {"core": {"parallelism": 32}}
-    status, said = run(
-        site, "airflow", airflow_dags="", probe=probe, airflow_executor=executors, airflow_config=fewer
-    )
+    status, said = run(site, "airflow", airflow_dags="", probe=probe, airflow_executor=executors, airflow_config=fewer)
     assert status == 0 and "control1 has" not in said, said
 
 

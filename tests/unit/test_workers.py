@@ -90,16 +90,14 @@ def test_what_follows_counts_every_worker(name: str, expected: Any) -> None:
 
 
 def test_the_connections_follow_the_pools_that_the_site_says() -> None:
-    control = GROUPS["schedulers"][0]
     pools = {"airflow_config": {"database": {"sql_alchemy_pool_size": 40, "sql_alchemy_max_overflow": 0}}}
-    assert derived("__cluster_connection_budget", w2=SEVERAL, **{control: pools}) == 40 * 4 + 29 + 4 * 4 + 5 + 15
+    assert derived("__cluster_connection_budget", w2=SEVERAL, ctl=pools) == 40 * 4 + 29 + 4 * 4 + 5 + 15
 
 
 @pytest.mark.parametrize(("told", "expected"), [(3, 3), ("3", "3"), (None, 32), ("", 29)])
 def test_parallelism_is_what_the_site_says(told: Any, expected: Any) -> None:
-    control = GROUPS["schedulers"][0]
-    hosts = {"w2": SEVERAL, control: {"airflow_config": {"core": {"parallelism": told}}}}
-    assert derived("cluster_parallelism", **hosts) == expected
+    control = {"airflow_config": {"core": {"parallelism": told}}}
+    assert derived("cluster_parallelism", w2=SEVERAL, ctl=control) == expected
 
 
 @pytest.mark.parametrize(

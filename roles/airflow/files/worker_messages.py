@@ -3,8 +3,8 @@
 Redis keeps a message for the worker that received it until the visibility timeout, a day and more, and Airflow sends a
 task again that is queued for ten minutes. What died between its receipt and its start would wait for that. So a worker
 writes down, in Redis, what it receives, and puts what is left of it back into its queues when it starts. Of a task that
-runs, whether here or elsewhere, the API refuses a second start, and Airflow ignores the message; one that was finished has
-none any more.
+runs, whether here or elsewhere, the API refuses a second start, and Airflow ignores the message; one that was finished
+has none any more.
 
 Celery imports this module by its name, which ``imports`` of ``[celery] extra_celery_config`` gives.
 """
