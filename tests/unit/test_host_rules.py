@@ -381,7 +381,7 @@ def test_a_worker_fits_into_its_host(memory: int, slots: int, allowed: str, reme
     ("memory", "found"),
     [
         (5199, []),
-        (4096, ["s1 has 4096 MB, and its scheduler needs 5199 MB", "24 fit, airflow_config.core.parallelism"]),
+        (4096, ["s1 has 4096 MB, and its scheduler needs 5199 MB", "24 fit; set airflow_config.core.parallelism"]),
         (128, ["1 fit"]),
     ],
 )
