@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-from conftest import booted, restarted, wait_until
+from conftest import OWN_DAGS, booted, restarted, wait_until
 
 
 def test_worker_that_is_away_holds_up_nobody(cluster):
@@ -15,7 +15,7 @@ def test_worker_that_is_away_holds_up_nobody(cluster):
         cluster.change(f"host_vars/{worker}/concurrency.yml", "---\nairflow_worker_concurrency: 5\n")
     subprocess.run(["podman", "stop", "--time=10", container], check=True, capture_output=True)
     try:
-        output = cluster.play("site.yml", succeeds=False)
+        output = cluster.play("site.yml", *OWN_DAGS, succeeds=False)
     finally:
         subprocess.run(["podman", "start", container], check=True, capture_output=True)
     assert "worker3 cannot be reached: it keeps what it has" in output
@@ -25,7 +25,7 @@ def test_worker_that_is_away_holds_up_nobody(cluster):
         "worker1/airflow-worker",
         "control1/airflow-scheduler",
     }
-    cluster.play("site.yml")
+    cluster.play("site.yml", *OWN_DAGS)
     assert restarted(after, cluster.started()) == {"worker3/airflow-worker"}
     banner = "journalctl --unit airflow-worker --no-pager | grep concurrency: | tail -1"
     assert "concurrency: 5" in cluster.host("worker3").check_output(banner)

@@ -38,7 +38,7 @@ def test_task_whose_message_died_with_its_worker_is_taken_up_again(cluster, api)
     worker = cluster.host("worker2")
     begun = worker.check_output("date +%s")
     # The main process goes on to receive, and its pool has no process that could begin.
-    worker.check_output("pkill --signal STOP --full '[F]orkPoolWorker'")
+    worker.check_output('pkill --signal STOP --parent "$(systemctl show --value --property=MainPID airflow-worker)"')
     run = api.start_dag("short_on_worker2")
     received = f"journalctl --quiet --no-pager --unit airflow-worker --since @{begun} | grep -c ' received'"
     wait_until(lambda: worker.run(received).stdout.strip() == "1", 60)
