@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 from collections import namedtuple
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from programs import load
 
 FILE = Path(__file__).parents[2] / "roles/airflow/files/worker_disk.py"
 Disk = namedtuple("Disk", "f_bavail f_frsize f_files f_favail")
@@ -32,14 +31,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Any:
     names: dict[str, dict[str, Any]] = {
         "airflow": {}, "airflow.configuration": {"conf": conf}, "celery": {}, "celery.exceptions": {"Reject": Reject},
     }  # fmt: skip
-    for name, content in names.items():
-        module = ModuleType(name)
-        vars(module).update(content)
-        monkeypatch.setitem(sys.modules, name, module)
-    spec = importlib.util.spec_from_file_location("worker_disk", FILE)
-    assert spec and spec.loader
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
+    loaded = load(monkeypatch, FILE, names)
     monkeypatch.setattr(loaded, "PAUSE", 0)
     return loaded
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from programs import load
 
 FILE = Path(__file__).parents[2] / "roles/airflow/files/worker_messages.py"
 
@@ -59,17 +58,8 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Any:
     def signal(name: str) -> SimpleNamespace:
         return SimpleNamespace(connect=lambda handler, weak: heard.update({name: handler}))
 
-    for name, content in {
-        "celery": {},
-        "celery.signals": {name: signal(name) for name in ("task_received", "worker_ready")},
-    }.items():
-        module = ModuleType(name)
-        vars(module).update(content)
-        monkeypatch.setitem(sys.modules, name, module)
-    spec = importlib.util.spec_from_file_location("worker_messages", FILE)
-    assert spec and spec.loader
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
+    signals = {name: signal(name) for name in ("task_received", "worker_ready")}
+    loaded = load(monkeypatch, FILE, {"celery": {}, "celery.signals": signals})
     assert heard == {"task_received": loaded.write_down, "worker_ready": loaded.put_back}
     return loaded
 
