@@ -35,7 +35,7 @@ HOSTS = ("control1", "worker1", "worker2")
 """One for all but the tasks, and two workers, which share the machine's processors with it."""
 TUNED = {
     "core": ["parallelism", "default_pool_task_slot_count", "max_active_tasks_per_dag", "max_active_runs_per_dag"],
-    "dag_processor": ["parsing_processes", "refresh_interval"],
+    "dag_processor": ["parsing_processes", "refresh_interval", "min_file_process_interval"],
     "workers": ["min_heartbeat_interval"],
     "celery": ["extra_celery_config"],
 }

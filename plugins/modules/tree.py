@@ -164,6 +164,7 @@ import re
 import shutil
 import stat
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,9 @@ from ansible_collections.dataops.airflow.plugins.module_utils.tree_digest import
     scan,
     unpack,
 )
+
+LOOK = 5
+"""Seconds that Airflow takes to parse a file, and more."""
 
 LEFTOVER = re.compile(r"\.([0-9a-f]{16}\.(partial|old|revision)|(current|previous)\.new)")
 
@@ -303,10 +307,11 @@ class Tree:
         return None
 
     def switch(self, name: str, manifest: Manifest) -> None:
-        # Airflow parses a file again soon, when it is younger than its last look at it.
+        # Airflow parses a file again at once when it is younger than the end of its last look, which may be under way.
+        soon = time.time() + LOOK
         for path, what in manifest.items():
             if not what.startswith("l "):
-                os.utime(path_below(str(self.folder(name)), path))
+                os.utime(path_below(str(self.folder(name)), path), (soon, soon))
         os.utime(self.folder(name))  # surplus() goes by it
         self.point("current", name)
 

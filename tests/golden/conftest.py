@@ -43,6 +43,7 @@ PROBE = {
     "database": "",
     "firewall": False,
     "haproxy": "",
+    "workers": [],
     # What the names in these inventories lead to.
     "addresses": {
         "db1": ["10.0.0.1"],

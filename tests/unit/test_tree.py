@@ -191,7 +191,7 @@ def test_bare_unchanged_changed(src: Path, tmp_path: Path, deliver: Deliver) -> 
     modes = {name: stat.S_IMODE((current / name).stat().st_mode) for name in ("", "sub", "sub/deep", "a.py", "run.sh")}
     assert modes == {"": 0o755, "sub": 0o755, "sub/deep": 0o755, "a.py": 0o644, "run.sh": 0o755}
     assert stat.S_IMODE(dest.stat().st_mode) == 0o755
-    assert (current / "a.py").stat().st_mtime > time.time() - 60, (
+    assert (current / "a.py").stat().st_mtime > time.time(), (
         "Python trusts its .pyc files by the time of the source"
     )
     assert set(first["diff"][0]["after"].splitlines()) == {
@@ -556,7 +556,7 @@ def test_previous(src: Path, tmp_path: Path, deliver: Deliver) -> None:
     back = deliver(state="previous", src=None)
     assert back["changed"] and (back["digest"], back["previous"]) == (first, second)
     assert str(current.readlink()) == first and str(link.readlink()) == first
-    assert (current / "a.py").stat().st_mtime > time.time() - 60, "or Airflow parses it half a minute later"
+    assert (current / "a.py").stat().st_mtime > time.time(), "or Airflow parses it minutes later"
     assert not deliver(state="previous", src=None)["changed"], "an interrupted run is repeated"
 
     deliver(revision="two")
