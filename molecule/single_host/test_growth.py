@@ -177,7 +177,7 @@ def test_two_executors_beside_each_other(cluster, web_url):
     cluster.play("site.yml", *OWN_DAGS)
     control = cluster.host("control1")
     assert control.check_output("airflow config get-value core executor") == "CeleryExecutor,quick:LocalExecutor"
-    assert control.check_output("airflow config get-value core parallelism") == "64"
+    assert control.check_output("airflow config get-value core parallelism") == "80"
     owner = control.check_output("ss --listening --tcp --processes --no-header 'sport = 8793'")
     pid = re.findall(r"pid=(\d+)", owner)[0]
     assert "airflow-worker.service" in control.file(f"/proc/{pid}/cgroup").content_string
@@ -191,7 +191,7 @@ def test_two_executors_beside_each_other(cluster, web_url):
     for name in ran_on:
         assert f"by {name}" in log_of(api, run, name)
     output = cluster.play("playbooks/verify.yml", *OWN_DAGS)
-    assert "Executor CeleryExecutor,quick:LocalExecutor, parallelism 64, 32 worker slots" in output
+    assert "Executor CeleryExecutor,quick:LocalExecutor, parallelism 80, 32 worker slots" in output
     assert "Off: cluster_tls" in output and "cluster_firewall (" in output
     canary = runs(api, "dataops_canary")[-1]
     names = {task["task_id"] for task in api.tasks(f"/api/v2/dags/dataops_canary/dagRuns/{quote(canary, safe='')}")}

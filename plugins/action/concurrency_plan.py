@@ -12,7 +12,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.capacity import gr
 ARGUMENT_SPEC: dict[str, dict[str, Any]] = {
     "executor": {"type": "str", "required": True},
     "celery": {"type": "bool", "required": True},
-    "local": {"type": "bool", "required": True},
+    "local": {"type": "int", "required": True},
     "schedulers": {"type": "int", "required": True},
     "config": {"type": "dict", "required": True},
     "workers": {"type": "list", "elements": "dict", "required": True},

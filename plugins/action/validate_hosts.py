@@ -53,7 +53,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "minimum_free": {"type": "dict"},
                 "database_backend": {"type": "str", "choices": ["postgresql", "sqlite"], "default": "postgresql"},
                 "workers": {"type": "list", "elements": "dict", "default": []},
-                "local": {"type": "dict", "default": {}},
+                "local": {"type": "int", "default": 0},
             }
         )
         variables = task_vars or {}
@@ -89,8 +89,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 task_memory = int(settings.template(settings.available_variables["airflow_task_memory"]))
                 problems += check_memory(probes, arguments["workers"], task_memory)
                 if arguments["local"]:
-                    slots = int(arguments["local"]["parallelism"]) - int(arguments["local"]["share"])
-                    warnings += crowded_schedulers(probes, variables["groups"]["schedulers"], slots, task_memory)
+                    schedulers = variables["groups"]["schedulers"]
+                    warnings += crowded_schedulers(probes, schedulers, arguments["local"], task_memory)
         if problems:
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
             raise AnsibleActionFail(

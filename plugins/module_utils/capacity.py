@@ -111,7 +111,6 @@ def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
         limits.insert(0, Limit("worker slots", slots, f"one more worker{more} airflow_worker_concurrency"))
     # Beside other executors, they bound the tasks of Celery only.
     bounds = limits[1:] if facts["celery"] and "," in facts["executor"] else limits
-    share = -(-sum(int(worker["concurrency"]) for worker in workers) // schedulers) if facts["celery"] else 0
     of_dag = Limit(
         "[core] max_active_tasks_per_dag",
         int(config["max_active_tasks_per_dag"]),
@@ -121,8 +120,7 @@ def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
     for host in facts["hosts"]:
         own = [int(worker["concurrency"]) for worker in workers if worker["host"] == host["name"]]
         components = [name for name in host["components"] if name != "worker"] + ["worker"] * len(own)
-        # What a scheduler runs itself: what parallelism leaves beside its share of the worker slots.
-        local = max(0, parallelism - share) if facts["local"] and "scheduler" in components else 0
+        local = facts["local"] if "scheduler" in components else 0
         needed = memory_needed(components, sum(own) + local, facts["api_workers"], facts["task_memory"])
         available = host["memory"]
         hosts[host["name"]] = {"needed": needed, "available": available, "fits": needed <= (available or needed)}

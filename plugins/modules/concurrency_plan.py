@@ -23,9 +23,9 @@ options:
     required: true
   local:
     description:
-      - Whether the schedulers run tasks themselves. With O(celery) they have what C(parallelism) leaves beside the
-        worker slots.
-    type: bool
+      - Tasks that each scheduler runs itself, with LocalExecutor. With O(celery), what C(parallelism) leaves beside
+        the workers' share; 0 without it.
+    type: int
     required: true
   schedulers:
     description: Number of schedulers; each has the C(parallelism) of O(config).
@@ -80,7 +80,7 @@ EXAMPLES = r"""
   dataops.airflow.concurrency_plan:
     executor: CeleryExecutor
     celery: true
-    local: false
+    local: 0
     schedulers: 1
     config:
       parallelism: 32

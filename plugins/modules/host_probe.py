@@ -207,6 +207,11 @@ probe:
           distribution wrote, and empty otherwise.
       type: str
       returned: always
+    workers:
+      description: Units of Airflow's Celery workers that were set up on this host.
+      type: list
+      elements: str
+      returned: always
     nftables:
       description: Why the kernel takes no nftables rules; empty if it does, or was not asked with O(nftables).
       type: str
@@ -244,6 +249,9 @@ POSTGRESQL = "*/main/conf.d/airflow.conf"
 
 FIREWALL = "/etc/systemd/system/dataops-airflow-firewall.service"
 """The unit of the role firewall."""
+
+WORKERS = "airflow-worker[.@]*service"
+"""What the role airflow writes for workers, in the folder of units."""
 
 HAPROXY_OURS = "/etc/systemd/system/haproxy.service.d/airflow.conf"
 """What the role haproxy writes before anything else."""
@@ -489,6 +497,11 @@ def haproxy_owner() -> str:
     return "" if f"{HAPROXY_SETTINGS} {digest}" in shipped else "foreign"
 
 
+def worker_units(folder: str) -> list[str]:
+    """Return the names of the units of workers, those of their health checks not among them."""
+    return sorted(path.name for path in Path(folder).glob(WORKERS))
+
+
 def probe(parameters: dict[str, Any]) -> dict[str, Any]:
     """Return everything; see RETURN."""
     started, clock = time.time(), time.monotonic()
@@ -527,6 +540,7 @@ def probe(parameters: dict[str, Any]) -> dict[str, Any]:
         "own_address_is_local": any(is_local(family, place) for family, *_, place in own),
         "firewall": Path(FIREWALL).exists(),
         "haproxy": haproxy_owner(),
+        "workers": worker_units("/etc/systemd/system"),
         "nftables": nftables_trouble() if parameters["nftables"] else "",
     }
     found["elapsed"] = time.monotonic() - clock

@@ -49,11 +49,10 @@ options:
     default: []
   local:
     description:
-      - What schedulers run themselves with LocalExecutor; empty without it. C(parallelism) is that of each scheduler,
-        and C(share) what is Celery's of it. An installation warns where a host has less
-        memory than its scheduler takes with a task of C(airflow_task_memory) in each slot.
-    type: dict
-    default: {}
+      - Tasks that each scheduler runs itself, with LocalExecutor; 0 without it. An installation warns where a host has
+        less memory than its scheduler takes with so many tasks of C(airflow_task_memory).
+    type: int
+    default: 0
 attributes:
   check_mode:
     description: Can run in check mode and does the same there.

@@ -36,6 +36,7 @@ PROBE = {
     "database": "",
     "firewall": False,
     "haproxy": "",
+    "workers": [],
 }
 STANDS_IN = f"""
 from ansible.plugins.action import ActionBase
@@ -118,6 +119,16 @@ def test_a_scheduler_whose_own_tasks_do_not_fit_is_told_of(site: Path) -> None:
     assert status == 0 and "control1 has" not in said, said
 
 
+def test_a_worker_that_left_stops_while_the_servers_know_it(site: Path) -> None:
+    probe = {**ENOUGH, "workers": ["airflow-worker.service"]}
+    status, said = run(site, "site", airflow_dags="", probe=probe)
+    before, closing, _ = said.partition("TASK [Open the ports to those who need them")
+    assert status == 0 and closing, said
+    stopped = re.findall(r"airflow for (.*)", before.partition("TASK [Stop the workers that left this host]")[2])
+    assert sorted(", ".join(stopped).split(", ")) == ["control1", "db1"], said
+    assert "airflow for" not in before.partition("TASK [Stop the workers that left this host]")[0]
+
+
 def test_the_connections_are_those_of_the_inventory(site: Path) -> None:
     """The sum that the role cluster computes: five pools of control1, two workers of four slots, and the rest."""
     needed = 15 * 5 + 2 * (4 + 4) + 5 + 15
@@ -173,7 +184,7 @@ ENOUGH = {**PROBE, "free": {"/opt/airflow/releases": 2**40}}
 def test_a_worker_that_cannot_be_reached_holds_up_nobody(site: Path) -> None:
     status, said = run(site, "site", away=["worker2"], airflow_dags="", probe=ENOUGH)
     assert status, said
-    for words in ("worker2 cannot be reached", "No route to host", "remedy:", "-e worker=worker2 -e mode=forced"):
+    for words in ("worker2 cannot be reached", "No route to host", "remedy:", "-e worker=worker2 -e confirm=true -e mode=forced"):
         assert words in said, words
     assert failed(said) == {"control1": "0", "db1": "0", "worker1": "0", "worker2": "1"}
 

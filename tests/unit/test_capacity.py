@@ -38,7 +38,7 @@ def facts(**changed: Any) -> dict[str, Any]:
     found = {
         "executor": "CeleryExecutor",
         "celery": True,
-        "local": False,
+        "local": 0,
         "schedulers": 1,
         "config": config | changed.pop("config", {}),
         "workers": WORKERS,
@@ -68,7 +68,7 @@ def test_a_slot_counts_in_each_queue_of_its_worker() -> None:
         ({"config": {"default_pool_task_slot_count": 1}}, "slots of default_pool", 1, 1),
         ({"config": {"max_active_tasks_per_dag": 3}}, "worker slots", 6, 3),
         (
-            {"celery": False, "local": True, "workers": [], "config": {"parallelism": 32}},
+            {"celery": False, "local": 32, "workers": [], "config": {"parallelism": 32}},
             "[core] parallelism 32",
             32,
             16,
@@ -145,13 +145,13 @@ def test_a_second_worker_on_a_host_counts_there() -> None:
 
 
 def test_tasks_of_local_executor_count_on_the_scheduler() -> None:
-    celery, local = plan(facts()), plan(facts(celery=False, local=True, workers=[]))
+    celery, local = plan(facts()), plan(facts(celery=False, local=6, workers=[]))
     more = local["memory"]["control1"]["needed"] - celery["memory"]["control1"]["needed"]
     assert more == 6 * (SLOT_MEMORY + 100)
 
 
-def test_beside_celery_it_has_what_parallelism_leaves() -> None:
-    celery, both = plan(facts()), plan(facts(local=True, config={"parallelism": 8}))
+def test_beside_celery_it_has_its_own() -> None:
+    celery, both = plan(facts()), plan(facts(local=2))
     assert both["memory"]["control1"]["needed"] - celery["memory"]["control1"]["needed"] == 2 * (SLOT_MEMORY + 100)
     assert both["memory"]["worker1"] == celery["memory"]["worker1"]
     pods = plan(facts(celery=False, workers=[], config={"parallelism": 32}))
@@ -159,7 +159,7 @@ def test_beside_celery_it_has_what_parallelism_leaves() -> None:
 
 
 def test_beside_others_worker_slots_bound_celery_only() -> None:
-    both = plan(facts(executor="CeleryExecutor,LocalExecutor", local=True, config={"parallelism": 38}))
+    both = plan(facts(executor="CeleryExecutor,LocalExecutor", local=32, config={"parallelism": 38}))
     assert both["limits"][0]["name"] == "worker slots"
     assert both["cluster"] == {**both["cluster"], "name": "[core] parallelism 38", "tasks": 38}
 

@@ -52,24 +52,22 @@ def test_each_is_known_by_its_name(executor: str, workers: int, celery: bool, lo
 
 
 @pytest.mark.parametrize(
-    ("executor", "workers", "schedulers", "parallelism", "pool"),
+    ("executor", "workers", "schedulers", "parallelism", "pool", "local"),
     [
-        ("CeleryExecutor", 2, 1, 32, 32),
-        ("CeleryExecutor", 3, 2, 24, 48),
-        ("CeleryExecutor,LocalExecutor", 2, 1, 64, 32),
-        ("CeleryExecutor,LocalExecutor", 3, 2, 56, 48),
-        ("LocalExecutor,CeleryExecutor", 2, 1, 64, 128),
-        ("CeleryExecutor,KubernetesExecutor", 2, 1, 64, 32),
-        ("LocalExecutor,KubernetesExecutor", 0, 1, 32, 128),
-        ("KubernetesExecutor", 0, 2, 32, 128),
+        ("CeleryExecutor", 2, 1, 32 + 16, 32 + 16, 0),
+        ("CeleryExecutor", 3, 2, 24 + 8, 48 + 16, 0),
+        ("CeleryExecutor,LocalExecutor", 2, 1, 32 + 16 + 32, 32 + 16, 32),
+        ("CeleryExecutor,LocalExecutor", 3, 2, 24 + 8 + 32, 48 + 16, 32),
+        ("LocalExecutor,CeleryExecutor", 2, 1, 32 + 16 + 32, 128, 32),
+        ("CeleryExecutor,KubernetesExecutor", 2, 1, 32 + 16 + 32, 32 + 16, 0),
+        ("LocalExecutor,KubernetesExecutor", 0, 1, 32, 128, 32),
+        ("KubernetesExecutor", 0, 2, 32, 128, 0),
     ],
 )
-def test_capacity(executor: str, workers: int, schedulers: int, parallelism: int, pool: int) -> None:
-    """Worker slots, and Airflow's 32 for what has none; the default pool is that of the first executor."""
-    found = [
-        int(derived(name, executor, workers, schedulers)) for name in ("cluster_parallelism", "__cluster_default_pool")
-    ]
-    assert found == [parallelism, pool]
+def test_capacity(executor: str, workers: int, schedulers: int, parallelism: int, pool: int, local: int) -> None:
+    """Worker slots and 16 that are queued, and Airflow's 32 for what has none; the pool is that of the first executor."""
+    names = ("cluster_parallelism", "__cluster_default_pool", "__cluster_local_slots")
+    assert [int(derived(name, executor, workers, schedulers)) for name in names] == [parallelism, pool, local]
 
 
 @pytest.mark.parametrize(

@@ -116,9 +116,10 @@ def test_each_port_is_open_to_those_who_need_it(name: str, ports: list[int], hos
     assert accepted(text) == hosts
 
 
-def test_nobody_passes_the_balancer_by() -> None:
+def test_browsers_do_not_pass_the_balancer_by() -> None:
+    """Hosts of Airflow may: those that run still with the settings of before know nothing of it."""
     text = rules("control1", load_balancers=["lb1"])
-    assert accepted(text) == {"lb1": [8080]}
+    assert accepted(text) == {"lb1": [8080], "worker1": [8080], "worker2": [8080]}
     assert " 8080 accept" not in text and "ip saddr 10.0.9.0/24 tcp dport 5555 accept" in text
     text = rules("lb1", load_balancers=["lb1"])
     assert closed(text) == [8081]
@@ -136,7 +137,7 @@ def test_browsers_come_by_tls_alone() -> None:
     assert " 8081 accept" not in text and accepted(text)["worker1"] == [8081]
     known = {**host("control1", load_balancers=["lb1"]), "hostvars": known["hostvars"]}
     text = str(evaluate(TEMPLATE, ("cluster", "firewall"), known))
-    assert accepted(text) == {"lb1": [5555, 8080]} and " 5555 accept" not in text
+    assert accepted(text) == {"lb1": [5555, 8080], "worker1": [8080], "worker2": [8080]} and " 5555 accept" not in text
 
 
 def test_without_celery_the_scheduler_serves_the_logs() -> None:

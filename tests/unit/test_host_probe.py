@@ -196,6 +196,14 @@ def test_installed_packages() -> None:
     assert host_probe.installed("") == []
 
 
+def test_units_of_workers(tmp_path: Path) -> None:
+    assert host_probe.worker_units(str(tmp_path / "none")) == []
+    others = ["airflow-worker-check.service", "airflow-worker-check@a.service", "airflow-worker.service.d", "redis.service"]
+    for name in ["airflow-worker@heavy.service", "airflow-worker.service", *others]:
+        (tmp_path / name).touch()
+    assert host_probe.worker_units(str(tmp_path)) == ["airflow-worker.service", "airflow-worker@heavy.service"]
+
+
 def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     before = time.time()
     answer = call(capsys, check=True)

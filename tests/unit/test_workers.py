@@ -75,7 +75,7 @@ def test_every_worker_is_in_the_list() -> None:
     ("name", "expected"),
     [
         ("cluster_worker_slots", 16 + 4 + 1 + 8),
-        ("cluster_parallelism", 16 + 4 + 1 + 8),
+        ("cluster_parallelism", 16 + 4 + 1 + 8 + 16),
         ("cluster_workers", ["w1", "w2"]),
         (
             "cluster_worker_addresses",
@@ -94,7 +94,7 @@ def test_the_connections_follow_the_pools_that_the_site_says() -> None:
     assert derived("__cluster_connection_budget", w2=SEVERAL, ctl=pools) == 40 * 4 + 29 + 4 * 4 + 5 + 15
 
 
-@pytest.mark.parametrize(("told", "expected"), [(3, 3), ("3", "3"), (None, 32), ("", 29)])
+@pytest.mark.parametrize(("told", "expected"), [(3, 3), ("3", "3"), (None, 32), ("", 29 + 16)])
 def test_parallelism_is_what_the_site_says(told: Any, expected: Any) -> None:
     control = {"airflow_config": {"core": {"parallelism": told}}}
     assert derived("cluster_parallelism", w2=SEVERAL, ctl=control) == expected
