@@ -34,7 +34,7 @@ stage lint make --no-print-directory lint
 stage unit make --no-print-directory unit
 stage playbooks make --no-print-directory playbooks
 stage package make --no-print-directory package
-long=' concurrency control_hosts faults firewall packages rotate tls workers '
+long=' concurrency control_hosts debian13 faults firewall packages rotate tls workers '
 if [[ ${1:-} != all ]]; then
   export TEST_WITHOUT_LONG=true
 fi

@@ -100,6 +100,7 @@ def test_changed_secret_restarts_its_readers_and_stays_secret(cluster, tmp_path)
     assert status_of(url, basic("admin", new)) == 401
 
 
+@pytest.mark.long
 def test_failures_keep_secrets(cluster):
     """A task that fails with secrets in its hands names none: not in Ansible's output, nor in PostgreSQL's log."""
     new = "another p@s:s/w%o#r'd\" $HOME x?y&z=8"
@@ -249,6 +250,7 @@ def test_clock_that_is_off_is_refused(cluster):
     assert changes(output) == 0
 
 
+@pytest.mark.long
 def test_added_worker_restarts_no_other(cluster):
     before = cluster.started()
     hosts = INVENTORY / "hosts.yml"

@@ -9,9 +9,10 @@ import json
 import re
 import socket
 import threading
+from datetime import datetime
 
 import pytest
-from conftest import INVENTORY, Cluster, booted, changes, restarted, status_of, wait_until
+from conftest import INVENTORY, OWN_DAGS, Cluster, booted, changes, restarted, status_of, wait_until
 
 HOSTS = ("db1", "control1", "worker1", "worker2")
 TABLE = "inet dataops_airflow"
@@ -259,6 +260,33 @@ def test_an_admission_that_was_not_put_into_force_is(cluster):
     db1.check_output(f"nft flush set {TABLE} hosts4")
     assert reaches(cluster, "worker3", "db1") == set()
     cluster.play("site.yml", "--limit", "worker3")
+    assert reaches(cluster, "worker3", "db1") == {5432, 6379}
+
+
+def test_a_worker_that_leaves_by_an_edit_stops_before_the_ports_close(cluster, api):
+    """Its last task succeeds, and it is gone soon after: it does not wait for a broker that answers no more."""
+    cluster.play("playbooks/dags.yml", *OWN_DAGS)
+    run = api.start_dag("leaving")
+    wait_until(lambda: [task["state"] for task in api.tasks(run)] == ["running"], 60)
+    hosts = INVENTORY / "hosts.yml"
+    text = hosts.read_text()
+    left = text.replace("        worker3:\n", "").replace("        outsider1:\n", "        outsider1:\n        worker3:\n")
+    hosts.write_text(left)
+    try:
+        cluster.play("site.yml", *OWN_DAGS)
+        assert reaches(cluster, "worker3", "db1") == reaches(cluster, "worker3", "control1") == set()
+        (task,) = api.tasks(run)
+        assert (task["state"], task["try_number"]) == ("success", 1)
+        assert "rested on worker3" in json.dumps(api.ask("GET", f"{run}/taskInstances/rest/logs/1")[1])
+        worker = cluster.host("worker3")
+        journal = worker.check_output("journalctl --unit=airflow-worker --output=short-unix --no-pager")
+        stopped = float([line for line in journal.splitlines() if "Deactivated successfully" in line][-1].split()[0])
+        assert stopped - datetime.fromisoformat(task["end_date"]).timestamp() < 30
+        assert not worker.file("/etc/systemd/system/airflow-worker.service").exists
+        assert changes(cluster.play("site.yml", *OWN_DAGS)) == 0
+    finally:
+        hosts.write_text(text)
+    cluster.play("site.yml", "--limit", "worker3", *OWN_DAGS)
     assert reaches(cluster, "worker3", "db1") == {5432, 6379}
 
 

@@ -101,6 +101,7 @@ def test_single_host_grows_into_a_cluster(cluster, api, web_url):
     assert ran_on == {cluster.address("worker1")}
 
 
+@pytest.mark.long
 def test_moved_component_leaves_nothing_behind(cluster):
     hosts = (INVENTORY / "hosts.yml").read_text()
     there = "triggerers: {children: {control: {}}}"
