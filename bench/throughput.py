@@ -229,7 +229,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=500, help="short tasks of one DAG (default 500)")
     parser.add_argument("--dags", type=int, default=100, help="DAGs with two short tasks each (default 100)")
-    parser.add_argument("--concurrency", type=int, default=4, help="slots of each worker (default 4, as in inventories/cluster)")
+    parser.add_argument(
+        "--concurrency", type=int, default=4, help="slots of each worker (default 4, as in inventories/cluster)"
+    )
     parser.add_argument("--document", action="store_true", help=f"write the report into {PAGE.relative_to(ROOT)}")
     options = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from conftest import INVENTORY, TOP, Api, Cluster, basic, booted, changes, leaked, restarted, status_of, wait_until
 
 CHANGE = "group_vars/all/zzz_change.yml"

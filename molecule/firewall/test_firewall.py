@@ -270,7 +270,9 @@ def test_a_worker_that_leaves_by_an_edit_stops_before_the_ports_close(cluster, a
     wait_until(lambda: [task["state"] for task in api.tasks(run)] == ["running"], 60)
     hosts = INVENTORY / "hosts.yml"
     text = hosts.read_text()
-    left = text.replace("        worker3:\n", "").replace("        outsider1:\n", "        outsider1:\n        worker3:\n")
+    left = text.replace("        worker3:\n", "").replace(
+        "        outsider1:\n", "        outsider1:\n        worker3:\n"
+    )
     hosts.write_text(left)
     try:
         cluster.play("site.yml", *OWN_DAGS)

@@ -184,7 +184,12 @@ ENOUGH = {**PROBE, "free": {"/opt/airflow/releases": 2**40}}
 def test_a_worker_that_cannot_be_reached_holds_up_nobody(site: Path) -> None:
     status, said = run(site, "site", away=["worker2"], airflow_dags="", probe=ENOUGH)
     assert status, said
-    for words in ("worker2 cannot be reached", "No route to host", "remedy:", "-e worker=worker2 -e confirm=true -e mode=forced"):
+    for words in (
+        "worker2 cannot be reached",
+        "No route to host",
+        "remedy:",
+        "-e worker=worker2 -e confirm=true -e mode=forced",
+    ):
         assert words in said, words
     assert failed(said) == {"control1": "0", "db1": "0", "worker1": "0", "worker2": "1"}
 

@@ -65,7 +65,7 @@ def test_each_is_known_by_its_name(executor: str, workers: int, celery: bool, lo
     ],
 )
 def test_capacity(executor: str, workers: int, schedulers: int, parallelism: int, pool: int, local: int) -> None:
-    """Worker slots and 16 that are queued, and Airflow's 32 for what has none; the pool is that of the first executor."""
+    """Slots, 16 that are queued, and Airflow's 32 for what has none; the pool is that of the first executor."""
     names = ("cluster_parallelism", "__cluster_default_pool", "__cluster_local_slots")
     assert [int(derived(name, executor, workers, schedulers)) for name in names] == [parallelism, pool, local]
 

@@ -198,7 +198,12 @@ def test_installed_packages() -> None:
 
 def test_units_of_workers(tmp_path: Path) -> None:
     assert host_probe.worker_units(str(tmp_path / "none")) == []
-    others = ["airflow-worker-check.service", "airflow-worker-check@a.service", "airflow-worker.service.d", "redis.service"]
+    others = [
+        "airflow-worker-check.service",
+        "airflow-worker-check@a.service",
+        "airflow-worker.service.d",
+        "redis.service",
+    ]
     for name in ["airflow-worker@heavy.service", "airflow-worker.service", *others]:
         (tmp_path / name).touch()
     assert host_probe.worker_units(str(tmp_path)) == ["airflow-worker.service", "airflow-worker@heavy.service"]

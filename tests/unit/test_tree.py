@@ -191,9 +191,7 @@ def test_bare_unchanged_changed(src: Path, tmp_path: Path, deliver: Deliver) -> 
     modes = {name: stat.S_IMODE((current / name).stat().st_mode) for name in ("", "sub", "sub/deep", "a.py", "run.sh")}
     assert modes == {"": 0o755, "sub": 0o755, "sub/deep": 0o755, "a.py": 0o644, "run.sh": 0o755}
     assert stat.S_IMODE(dest.stat().st_mode) == 0o755
-    assert (current / "a.py").stat().st_mtime > time.time(), (
-        "Python trusts its .pyc files by the time of the source"
-    )
+    assert (current / "a.py").stat().st_mtime > time.time(), "Python trusts its .pyc files by the time of the source"
     assert set(first["diff"][0]["after"].splitlines()) == {
         f"{path}  {what[:14]}" for path, what in tree_digest.scan(str(src), DEFAULT_EXCLUDE).items()
     }
