@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure tasks per minute, the delay of a task and the processor time that it costs: Airflow's defaults against ours.
 
-usage: bench/throughput.py [--document] [--tasks N] [--dags N] [--concurrency N]
+usage: bench/throughput.py [--document] [--tasks N] [--dags N] [--concurrency N] [--once]
 """
 
 from __future__ import annotations
@@ -184,15 +184,15 @@ def measure(api: Api, dags: list[str], tasks_each: int) -> Figures:
     }
 
 
-def measure_all(tasks: int, dags: int, concurrency: int) -> dict[str, dict[str, list[Figures]]]:
-    """Both kinds of settings, on the same hosts, each twice: `{load: {settings: [figures]}}`."""
+def measure_all(tasks: int, dags: int, concurrency: int, order: tuple[str, ...]) -> dict[str, dict[str, list[Figures]]]:
+    """Both kinds of settings, on the same hosts, in this order: `{load: {settings: [figures]}}`."""
     loads = {"many tasks": (["many_tasks"], tasks), "many DAGs": ([f"many_dags_{n:03}" for n in range(dags)], 2)}
     found: dict[str, dict[str, list[Figures]]] = {name: {"defaults": [], "ours": []} for name in loads}
     with bare_hosts("throughput"):
         write_inventory(concurrency)
         write_dags(tasks, dags)
         run("throughput-create", [PLAYBOOK, *INVENTORIES, "lab/create.yml"])
-        for number, settings in enumerate(ORDER):
+        for number, settings in enumerate(order):
             converge(f"{number}-{settings}", settings)
             api = connect()
             wait_for_dags(api, 1 + dags)
@@ -212,7 +212,9 @@ ROWS = (
 """Figure, title, decimals, and whether less is better."""
 
 
-def report(found: dict[str, dict[str, list[Figures]]], facts: dict[str, Any], concurrency: int) -> str:
+def report(
+    found: dict[str, dict[str, list[Figures]]], facts: dict[str, Any], concurrency: int, order: tuple[str, ...]
+) -> str:
     """The table: each figure's mean, and how many times better ours is."""
     lines = []
     for name, by_settings in found.items():
@@ -226,7 +228,8 @@ def report(found: dict[str, dict[str, list[Figures]]], facts: dict[str, Any], co
     head = {"Figure": "---", "Airflow's defaults": "---:", "ours": "---:", "times better": "---:"}
     return (
         f"{facts['time']}, commit {facts['commit']}, {facts['cpus']} CPUs ({facts['model']}) shared by control node and"
-        f" hosts; two workers of {concurrency} slots; means of two runs each, in the order {', '.join(ORDER)}."
+        f" hosts; two workers of {concurrency} slots; runs of each: {len(order) // 2},"
+        f" in the order {', '.join(order)}."
         f"\n\n{table(head, lines)}\n"
     )
 
@@ -239,14 +242,16 @@ def main() -> None:
     parser.add_argument(
         "--concurrency", type=int, default=4, help="slots of each worker (default 4, as in inventories/cluster)"
     )
+    parser.add_argument("--once", action="store_true", help="one run of each, ours on hosts that are not warm yet")
     parser.add_argument("--document", action="store_true", help=f"write the report into {PAGE.relative_to(ROOT)}")
     options = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     try:
         facts = machine()
-        found = measure_all(options.tasks, options.dags, options.concurrency)
+        order = ORDER[:2] if options.once else ORDER
+        found = measure_all(options.tasks, options.dags, options.concurrency, order)
         (RESULTS / "throughput.json").write_text(json.dumps({"machine": facts, "found": found}, indent=1) + "\n")
-        text = report(found, facts, options.concurrency)
+        text = report(found, facts, options.concurrency, order)
         print(text)
         if options.document:
             document(PAGE, BEGIN, END, text)
