@@ -153,7 +153,7 @@ def test_changed_concurrency_restarts_that_worker_and_the_scheduler(cluster):
         "journalctl --unit airflow-worker --no-pager | grep concurrency: | tail -1"
     )
     assert "concurrency: 3" in banner
-    assert cluster.host("control1").check_output("airflow config get-value core parallelism") == "7"
+    assert cluster.host("control1").check_output("airflow config get-value core parallelism") == "14"
 
 
 def test_postgresql_reloads_what_needs_no_restart(cluster):
