@@ -92,6 +92,8 @@ def test_what_follows_counts_every_worker(name: str, expected: Any) -> None:
 def test_the_connections_follow_the_pools_that_the_site_says() -> None:
     pools = {"airflow_config": {"database": {"sql_alchemy_pool_size": 40, "sql_alchemy_max_overflow": 0}}}
     assert derived("__cluster_connection_budget", w2=SEVERAL, ctl=pools) == 40 * 4 + 29 + 4 * 4 + 5 + 15
+    unset = {"airflow_config": {"database": {"sql_alchemy_pool_size": None, "sql_alchemy_max_overflow": None}}}
+    assert derived("__cluster_connection_budget", w2=SEVERAL, ctl=unset) == 15 * 4 + 29 + 4 * 4 + 5 + 15
 
 
 @pytest.mark.parametrize(("told", "expected"), [(3, 3), ("3", "3"), (None, 32), ("", 29 + 16)])
