@@ -76,3 +76,21 @@ def batches(serial: str | int, states: dict[str, dict[str, list[str]]]) -> list[
 )
 def test_batches(serial: str | int, states: dict[str, Any], expected: list[list[str]]) -> None:
     assert batches(serial, states) == expected
+
+
+@pytest.mark.parametrize(
+    ("executor", "stale", "first"),
+    [
+        ("CeleryExecutor", ["scheduler", "api-server", "flower"], ["api-server"]),
+        ("CeleryExecutor", ["scheduler", "flower"], []),
+        ("LocalExecutor", ["api-server", "triggerer"], ["api-server"]),
+        ("CeleryExecutor,LocalExecutor", ["scheduler", "api-server"], []),
+    ],
+)
+def test_the_api_server_goes_first_but_for_tasks_of_the_scheduler(
+    executor: str, stale: list[str], first: list[str]
+) -> None:
+    names = [f"airflow-{name}.service" for name in stale]
+    known = {"airflow_executor": executor, "__airflow_state": {"attention": names, "stopped": []}, "groups": {}}
+    found = evaluate("{{ __airflow_restarting_first }}", ("cluster", "airflow"), known)
+    assert found == [f"airflow-{name}.service" for name in first]

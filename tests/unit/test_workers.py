@@ -170,3 +170,60 @@ def test_the_checks_leave_with_their_worker(unit: str, left: list[str]) -> None:
     assert [
         path.removeprefix("/opt/airflow/").removeprefix("/etc/systemd/system/airflow-worker-") for path in found
     ] == left
+
+
+def probed(*units: str) -> dict[str, Any]:
+    """What a host's probe found of workers."""
+    return {"__cluster_probe": {"probe": {"workers": [f"airflow-{unit}.service" for unit in units]}}}
+
+
+@pytest.mark.parametrize(
+    ("w1", "w2", "missing"),
+    [
+        (probed("worker"), probed("worker", "worker@gpu", "worker@grows"), []),
+        (
+            probed(),
+            probed("worker", "worker@grows"),
+            ["airflow-worker.service on w1", "airflow-worker@gpu.service on w2"],
+        ),
+        ({"__cluster_probe": {"unreachable": True}}, {}, []),
+    ],
+    ids=["all there", "two missing", "not looked at"],
+)
+def test_workers_that_are_not_there(w1: dict[str, Any], w2: dict[str, Any], missing: list[str]) -> None:
+    assert derived("__cluster_workers_missing", w1=w1, w2=SEVERAL | w2) == missing
+    left = [name for name in missing if not name.endswith("w1")]
+    assert derived("__cluster_workers_missing", leaving="w1", w1=w1, w2=SEVERAL | w2) == left
+
+
+@pytest.mark.parametrize(
+    ("host", "there", "firewall", "stops"),
+    [
+        ("ctl", ["worker"], False, True),
+        ("ctl", [], False, False),
+        ("ctl", [], True, True),
+        ("w1", ["worker"], True, False),
+    ],
+    ids=["others work on", "nobody else is left", "its broker would be closed", "it stays"],
+)
+def test_a_worker_that_left_stops_first(host: str, there: list[str], firewall: bool, stops: bool) -> None:
+    hosts = {"ctl": probed("worker", "worker@a"), "w1": probed(*there), "w2": probed()}
+    known = {
+        "inventory_hostname": host,
+        "groups": GROUPS,
+        "hostvars": hosts,
+        "airflow_executor": "",
+        "cluster_firewall": firewall,
+        "cluster_host": hosts[host]["__cluster_probe"]["probe"],
+    }
+    units = ["airflow-worker.service", "airflow-worker@a.service"]
+    assert evaluate("{{ __cluster_workers_left }}", ("cluster",), known) == (units if stops else [])
+
+
+def test_a_run_that_ends_early_says_who_was_stopped() -> None:
+    stopped = {"__cluster_workers_stopped": {"changed": True, "results": []}}
+    known = {"ansible_play_hosts_all": ["ctl", "w1"], "hostvars": {"ctl": {}, "w1": stopped}}
+    said = evaluate("{{ __cluster_but_stopped }}", ("cluster",), known)
+    assert said == "; but the worker of w1, which the inventory no longer has, was stopped"
+    known["hostvars"] = {"ctl": {}, "w1": {"__cluster_workers_stopped": {"changed": False}}}
+    assert evaluate("{{ __cluster_but_stopped }}", ("cluster",), known) == ""
