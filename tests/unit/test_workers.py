@@ -221,9 +221,9 @@ def test_a_worker_that_left_stops_first(host: str, there: list[str], firewall: b
 
 
 def test_a_run_that_ends_early_says_who_was_stopped() -> None:
-    stopped = {"__cluster_workers_stopped": {"changed": True, "results": []}}
+    stopped = {"__airflow_workers_stopped": {"changed": True, "results": []}}
     known = {"ansible_play_hosts_all": ["ctl", "w1"], "hostvars": {"ctl": {}, "w1": stopped}}
     said = evaluate("{{ __cluster_but_stopped }}", ("cluster",), known)
     assert said == "; but the worker of w1, which the inventory no longer has, was stopped"
-    known["hostvars"] = {"ctl": {}, "w1": {"__cluster_workers_stopped": {"changed": False}}}
+    known["hostvars"] = {"ctl": {}, "w1": {"__airflow_workers_stopped": {"changed": False}}}
     assert evaluate("{{ __cluster_but_stopped }}", ("cluster",), known) == ""
