@@ -153,6 +153,8 @@ def test_redis_lets_each_user_do_its_work_only(cluster, celery):
 
 
 def test_flower_asks_for_a_password(cluster, celery):
+    if not cluster.members("flower"):
+        pytest.skip("this inventory has no Flower")
     url = f"{cluster.scheme}://{cluster.address(cluster.members('flower')[0])}:5555"
     good = cluster.secrets["airflow_flower_password"]
     assert status_of(f"{url}/workers") == 401
