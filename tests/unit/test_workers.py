@@ -227,3 +227,25 @@ def test_a_run_that_ends_early_says_who_was_stopped() -> None:
     assert said == "; but the worker of w1, which the inventory no longer has, was stopped"
     known["hostvars"] = {"ctl": {}, "w1": {"__airflow_workers_stopped": {"changed": False}}}
     assert evaluate("{{ __cluster_but_stopped }}", ("cluster",), known) == ""
+
+
+@pytest.mark.parametrize(
+    ("executor", "parallelism", "slots", "overlaps"),
+    [
+        ("CeleryExecutor", 2, 1, False),
+        ("CeleryExecutor", 1, 8, False),
+        ("CeleryExecutor", 4, 2, True),
+        ("LocalExecutor", 32, 0, True),
+        ("LocalExecutor", 1, 0, False),
+    ],
+)
+def test_two_tasks_of_the_canary_overlap_where_two_can_run(
+    executor: str, parallelism: int, slots: int, overlaps: bool
+) -> None:
+    known = {
+        "airflow_executor": executor,
+        "groups": GROUPS,
+        "cluster_parallelism": parallelism,
+        "cluster_worker_slots": slots,
+    }
+    assert evaluate("{{ __airflow_canary_overlaps }}", ("cluster", "airflow"), known) is overlaps
