@@ -157,7 +157,7 @@ def test_a_plan_needs_no_host_that_answers(site: Path) -> None:
     plan = json.loads((site / "plan.json").read_text())
     assert plan["queues"]["default"] == {"workers": ["worker1", "worker2"], "slots": 6}
     assert (plan["cluster"]["name"], plan["cluster"]["tasks"]) == ("worker slots", 6)
-    assert plan["one_more_worker"]["parallelism"] == [6, 9]
+    assert plan["one_more_worker"]["parallelism"] == [2 * 6, 2 * 9]
     assert plan["one_more_worker"]["restarts"] == ["the scheduler"]
     assert "tasks 6 -> 9" in done.stdout
 
