@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-from conftest import Api, Cluster, booted, changes, podman, restarted, status_of, wait_until
+from conftest import INVENTORY, OWN_DAGS, TOP, Api, Cluster, booted, changes, podman, restarted, status_of, wait_until
 from load import Count, Load
 
 CONTROL = ("control1", "control2")
@@ -185,4 +185,48 @@ def test_power_cut(host, cluster, api, web_url):
     assert f"connection to {host}" in named
     assert re.search(rf"{host}\W+DOWN", seen), seen
     nothing_is_lost(load, count, watch, in_flight=1)
+    cluster.play("playbooks/verify.yml")
+
+
+def own_balancer(cluster: Cluster, host: str, port: int) -> None:
+    """Run a balancer as docs/network.md tells, which no role of the collection knows of."""
+    page = (TOP / "docs/network.md").read_text()
+    settings = page.partition("```haproxy\n")[2].partition("```")[0]
+    for name, address in zip(CONTROL, ("10.20.1.11", "10.20.1.12"), strict=True):
+        line = f"server {name} {address}:8080"
+        assert settings.count(line) == 1
+        settings = settings.replace(line, f"server {name} {cluster.address(name)}:8080")
+    assert settings.count(f"bind :{port}\n") == 1
+    cluster.host(host).check_output("echo %s > /etc/own-balancer.cfg", settings)
+    cluster.host(host).check_output("systemd-run --unit own-balancer haproxy -W -f /etc/own-balancer.cfg")
+
+
+def test_a_balancer_of_your_own(cluster):
+    """Its address is that of the web UI, for tasks too; a control host restarts, the other loses its power."""
+    host, port = cluster.members("load_balancers")[0], 8090
+    address = cluster.address(host)
+    own_balancer(cluster, host, port)
+    hosts = INVENTORY / "hosts.yml"
+    group = f"    load_balancers:\n      hosts:\n        {host}:\n"
+    assert group in hosts.read_text()
+    hosts.write_text(hosts.read_text().replace(group, ""))
+    cluster.change(
+        "group_vars/all/balancer.yml", f"---\ncluster_webserver_host: {address}\ncluster_balancer_port: {port}\n"
+    )
+    cluster.play("site.yml", *OWN_DAGS)
+    assert not cluster.host(host).service("haproxy").is_running, "the collection's own is gone"
+    cluster.play("playbooks/verify.yml")
+    api = Api(f"http://{address}:{port}", "admin", cluster.secrets["airflow_admin_password"])
+    with Load(api, "") as load, Watch(api.url) as watch:
+        begin_patient(api, load, AWAY + 60)
+        begun = datetime.now(tz=UTC)
+        cluster.play("playbooks/restart.yml", "--limit", "control")
+        assert watch.failures == []
+        podman(cluster, CONTROL[1], "kill")
+        # How long it is away while more is asked for is what is tested.
+        time.sleep(AWAY)
+    count = load.count(begun, PATIENCE)
+    podman(cluster, CONTROL[1], "start")
+    nothing_is_lost(load, count, watch, in_flight=1)
+    wait_until(lambda: booted(cluster, CONTROL[1]) != "", 90)
     cluster.play("playbooks/verify.yml")
