@@ -14,6 +14,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils import literals
 from ansible_collections.dataops.airflow.plugins.module_utils.inventory import (
     Catalogue,
     Inventory,
+    executors,
     origin_of,
     scope_of,
     subject_of,
@@ -34,6 +35,8 @@ CONFIG_BY_VARIABLE = {
     "celery.flower_basic_auth": "airflow_flower_password",
     "fab.config_file": "airflow_webserver_config",
     "core.executor": "airflow_executor",
+    "core.dags_folder": "airflow_dags",
+    "dag_processor.dag_bundle_config_list": "airflow_dag_bundles",
     "api.port": "cluster_webserver_port",
     "api.workers": "cluster_webserver_workers",
     "api.ssl_cert": "cluster_tls",
@@ -52,13 +55,26 @@ CONFIG_BY_VARIABLE = {
 }
 """Options of `airflow_config` that the environment files beat, or that other values are computed with."""
 
-AT_LEAST_ONE = (
-    "core.parallelism",
-    "core.default_pool_task_slot_count",
-    "core.max_active_tasks_per_dag",
-    "core.max_active_runs_per_dag",
-)
-"""Options of `airflow_config` that bound how much runs at once: with less than 1, nothing would."""
+LEAST = {
+    "core.parallelism": 1,
+    "core.default_pool_task_slot_count": 1,
+    "core.max_active_tasks_per_dag": 1,
+    "core.max_active_runs_per_dag": 1,
+    "dag_processor.parsing_processes": 1,
+    "database.sql_alchemy_pool_size": 1,
+    "database.sql_alchemy_max_overflow": 0,
+}
+"""Options of `airflow_config` that bound how much runs at once, each with its least value.
+
+With less than 1, nothing would run; SQLAlchemy takes a pool of 0 and an overflow of -1 for no bound at all.
+"""
+
+PRIMARYS = {
+    "core.parallelism": ("schedulers",),
+    "database.sql_alchemy_pool_size": ("schedulers", "webservers", "dag_processors", "triggerers"),
+    "database.sql_alchemy_max_overflow": ("schedulers", "webservers", "dag_processors", "triggerers"),
+}
+"""Options of `airflow_config` of which the first scheduler's value is computed with, and the groups that read them."""
 
 LIMITS_BY_VARIABLE = {"MemoryMax": "airflow_worker_memory_max", "CPUQuota": "airflow_worker_cpu_quota"}
 """Directives of a worker that have a variable of their own, which the memory of its tasks is checked against."""
@@ -70,17 +86,19 @@ AIRFLOWS_VISIBILITY = 86400
 """What Airflow uses where the option is not set."""
 
 COMPUTED_WITH = (
-    *AT_LEAST_ONE,
+    *LEAST,
     "api_auth.jwt_leeway",
     "celery_broker_transport_options.visibility_timeout",
     "core.hostname_callable",
-    "database.sql_alchemy_max_overflow",
-    "database.sql_alchemy_pool_size",
     "execution_api.jwt_expiration_time",
     "logging.base_log_folder",
+    "operators.default_queue",
     "scheduler.task_queued_timeout",
 )
 """Options of `airflow_config` that are read from there, for values elsewhere and for checks."""
+
+DEFAULT_QUEUE = "operators.default_queue"
+"""Option of `airflow_config`: the queue of tasks that ask for none."""
 
 OWN_VARIABLES = ("AIRFLOW_CLUSTER_ADDRESS", "AIRFLOW_CONFIG", "AIRFLOW_HOME", "HOME", "PYTHONPATH")
 """Variables of every component's environment without which it finds nothing, or what others may write."""
@@ -107,14 +125,14 @@ def check_config(inventory: Inventory) -> list[Problem]:
     for host, config in inventory.settings("airflow_config").items():
         sections = config if isinstance(config, Mapping) else {}
         found = {
-            f"{section}.{option}".lower()
+            f"{section}.{option}"
             for section, options in sections.items()
             for option, value in (options.items() if isinstance(options, Mapping) else ())
-            if value is not None or f"{section}.{option}".lower() in CONFIG_BY_VARIABLE
+            if value is not None or f"{section}.{option}" in CONFIG_BY_VARIABLE
         }
         for option in found:
             hosts_by_option.setdefault(option, []).append(host)
-    problems = []
+    problems = _check_case(inventory)
     texts = [
         host
         for host, config in inventory.settings("airflow_config").items()
@@ -139,7 +157,7 @@ def check_config(inventory: Inventory) -> list[Problem]:
         variable = CONFIG_BY_VARIABLE.get(name)
         problems.append(
             Problem(
-                f"airflow_config, option {option} of the section {section}",
+                _title(name),
                 f"set on {scope_of(inventory, hosts)}{origin_of(inventory, 'airflow_config', hosts)}",
                 f"not in airflow_config: the collection sets this option from {variable}, and computes more from it"
                 if variable
@@ -151,6 +169,25 @@ def check_config(inventory: Inventory) -> list[Problem]:
             )
         )
     return problems
+
+
+def _check_case(inventory: Inventory) -> list[Problem]:
+    """Check that sections and options of `airflow_config` are in lower case, in which Airflow looks for them."""
+    hosts_by_name: dict[str, list[str]] = {}
+    for host, config in inventory.settings("airflow_config").items():
+        for section, options in config.items() if isinstance(config, Mapping) else ():
+            for name in (section, *(options if isinstance(options, Mapping) else ())):
+                if str(name) != str(name).lower():
+                    hosts_by_name.setdefault(str(name), []).append(host)
+    return [
+        Problem(
+            f"airflow_config, {name}",
+            f"set on {scope_of(inventory, hosts)}{origin_of(inventory, 'airflow_config', hosts)}",
+            "sections and options in lower case: Airflow would not find it, or find it twice",
+            f"write {name.lower()}",
+        )
+        for name, hosts in hosts_by_name.items()
+    ]
 
 
 def check_environment(inventory: Inventory) -> list[Problem]:
@@ -193,22 +230,51 @@ def _instead(name: str) -> str | None:
 def check_limits(inventory: Inventory) -> list[Problem]:
     """Check the options of `airflow_config` that bound how much runs at once."""
     hosts_by_value: dict[tuple[str, str], list[str]] = {}
-    for host, config in inventory.settings("airflow_config").items():
-        for name in AT_LEAST_ONE:
-            section, option = name.split(".")
-            options = config.get(section) if isinstance(config, Mapping) else None
-            value = options.get(option) if isinstance(options, Mapping) else None
-            if value is not None and (isinstance(value, bool) or not re.fullmatch("0*[1-9][0-9]*", str(value))):
+    for host in inventory.settings("airflow_config"):
+        for name, least in LEAST.items():
+            value = _option(inventory, host, name)
+            whole = not isinstance(value, bool) and re.fullmatch("[0-9]+", str(value))
+            if value is not None and not (whole and int(str(value)) >= least):
                 hosts_by_value.setdefault((name, shown_value(value)), []).append(host)
-    return [
+    problems = [
         Problem(
-            f"airflow_config, option {name.partition('.')[2]} of the section {name.partition('.')[0]}",
+            _title(name),
             f"{value} on {scope_of(inventory, hosts)}{origin_of(inventory, 'airflow_config', hosts)}",
-            "an integer >= 1; null leaves it to Airflow",
+            f"an integer >= {LEAST[name]}; null leaves it to Airflow",
             "correct it, or remove it: the collection or Airflow has a default",
         )
         for (name, value), hosts in hosts_by_value.items()
     ]
+    primary = next(iter(inventory.groups.get("schedulers", ())), "")
+    for name, groups in PRIMARYS.items():
+        members = dict.fromkeys(host for group in groups for host in inventory.groups.get(group, ()))
+        values = {host: _option(inventory, host, name, "not set") for host in members}
+        others = [host for host, value in values.items() if str(value) != str(values.get(primary))]
+        if primary in values and others:
+            problems.append(
+                Problem(
+                    _title(name),
+                    f"{shown_value(values[others[0]])} on {scope_of(inventory, others)}, "
+                    f"{shown_value(values[primary])} on {primary}{origin_of(inventory, 'airflow_config', others)}",
+                    f"the same on all of {', '.join(groups)}: more is computed from it",
+                    "set it in group_vars/all, for all hosts",
+                )
+            )
+    return problems
+
+
+def _option(inventory: Inventory, host: str, name: str, default: Any = None) -> Any:
+    """What `airflow_config` of a host says of an option, which may be None."""
+    section, option = name.split(".")
+    config = inventory.variables.get(host, {}).get("airflow_config")
+    options = config.get(section) if isinstance(config, Mapping) else None
+    return options.get(option, default) if isinstance(options, Mapping) else default
+
+
+def _title(name: str) -> str:
+    """What a problem with an option of `airflow_config` is about."""
+    section, option = name.split(".")
+    return f"airflow_config, option {option} of the section {section}"
 
 
 def check_connections(inventory: Inventory) -> list[Problem]:
@@ -321,6 +387,35 @@ def check_instances(inventory: Inventory, catalogue: Catalogue) -> list[Problem]
             remedy,
         )
         for (subject, found, allowed, remedy), hosts in hosts_by_problem.items()
+    ]
+
+
+def check_default_queue(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
+    """Check that a worker serves the queue of tasks that ask for none: they would wait for ever, without an error."""
+    workers = inventory.groups.get("workers", ())
+    if not workers or executors(inventory, catalogue)[0] != "CeleryExecutor":
+        return []
+    primary = next(iter(inventory.groups.get("schedulers", ())), "")
+    wanted = _option(inventory, primary, DEFAULT_QUEUE) or "default"
+    served: list[Any] = []
+    for host in workers:
+        variables = inventory.variables.get(host, {})
+        instances = variables.get("airflow_worker_instances")
+        entries = instances.items() if isinstance(instances, Mapping) else ()
+        served += [host, *(f"{host}-{name}" for name, _ in entries)]
+        told = [entry.get("queues") for _, entry in entries if isinstance(entry, Mapping)]
+        for queues in (variables.get("airflow_worker_queues"), *told):
+            served += queues if isinstance(queues, list) else [wanted]
+    if wanted in served:
+        return []
+    return [
+        Problem(
+            subject_of(inventory, "airflow_worker_queues"),
+            f"no worker has the queue {json.dumps(wanted)}, of tasks that ask for no other: they would wait for ever",
+            "that queue among those of at least one worker",
+            f"add {wanted} to airflow_worker_queues of a worker; or name a queue that is served in airflow_config, "
+            "default_queue of the section operators",
+        )
     ]
 
 

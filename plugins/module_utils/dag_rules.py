@@ -116,13 +116,6 @@ def check_bundles(inventory: Inventory) -> list[Problem]:
     bundles = inventory.value(variable, {})
     subject = subject_of(inventory, variable)
     problems = []
-    config = inventory.value("airflow_config", {})
-    options = config.get("dag_processor") if isinstance(config, Mapping) else None
-    if bundles and isinstance(options, Mapping) and options.get("dag_bundle_config_list") is not None:
-        found = "set, and so is dag_bundle_config_list in airflow_config, which would win"
-        problems.append(
-            Problem(subject, found, "one of them", "move the entries of airflow_config to airflow_dag_bundles")
-        )
     names: list[str] = []
     for number, bundle in enumerate(bundles if isinstance(bundles, list) else [], 1):
         if not isinstance(bundle, Mapping):

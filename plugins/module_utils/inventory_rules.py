@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Mapping
 
 from ansible_collections.dataops.airflow.plugins.module_utils.address_rules import (
     check_addresses,
@@ -21,6 +22,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.address_rules impo
 from ansible_collections.dataops.airflow.plugins.module_utils.config_rules import (
     check_config,
     check_connections,
+    check_default_queue,
     check_environment,
     check_instances,
     check_limits,
@@ -127,6 +129,7 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "
         *check_longest_task(inventory, catalogue),
         *check_service_options(inventory),
         *check_instances(inventory, catalogue),
+        *check_default_queue(inventory, catalogue),
         *check_stored(inventory, catalogue),
         *check_purge(inventory),
         *check_bundles(inventory),
@@ -264,13 +267,17 @@ def check_sqlite(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
         "KubernetesExecutor, which refuses it" if "KubernetesExecutor" in names else "",
         f"Airflow on {counted(several, 'host')}: {names_of(several)}" if len(several) > 1 else "",
     ]
+    config = inventory.value("airflow_config", catalogue.defaults)
+    core = config.get("core") if isinstance(config, Mapping) else None
+    if isinstance(core, Mapping) and str(core.get("parallelism", 1)) != "1":
+        found.append(f"parallelism {shown_value(core['parallelism'])} in airflow_config: it takes one writer at a time")
     return [
         Problem(
             subject_of(inventory, "cluster_database_backend"),
             f'"sqlite" with {text}',
-            "SQLite for one host with LocalExecutor; PostgreSQL for everything else",
-            "remove cluster_database_backend to use PostgreSQL, which begins empty; or keep one host, as in "
-            "inventories/quickstart",
+            "SQLite for one host with LocalExecutor and one task at a time; PostgreSQL for everything else",
+            "remove cluster_database_backend to use PostgreSQL, which begins empty; or keep one host and its "
+            "parallelism, as in inventories/quickstart",
         )
         for text in found
         if text

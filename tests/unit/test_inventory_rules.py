@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from ansible_collections.dataops.airflow.plugins.module_utils.config_rules import (
-    AT_LEAST_ONE,
     CONFIG_BY_VARIABLE,
     CONFIG_SECRETS,
+    LEAST,
 )
 from ansible_collections.dataops.airflow.plugins.module_utils.inventory import (
     SECRETS,
@@ -655,7 +655,7 @@ def test_hosts_with_the_same_wrong_value_share_a_problem() -> None:
 def test_options_with_a_variable_of_their_own(name: str, variable: str) -> None:
     section, option = name.split(".")
     for value in ("hunter2", None):
-        problem = only(check({"airflow_config": {section.upper(): {option.title(): value}}}))
+        problem = only(check({"airflow_config": {section: {option: value}}}))
         assert problem.subject == f"airflow_config, option {option} of the section {section}"
         assert problem.remedy == f"remove it, and set {variable} instead"
         assert "hunter2" not in str(problem)
@@ -664,7 +664,7 @@ def test_options_with_a_variable_of_their_own(name: str, variable: str) -> None:
 @pytest.mark.parametrize("name", CONFIG_SECRETS)
 def test_options_that_hold_a_secret(name: str) -> None:
     section, option = name.split(".")
-    problem = only(check(w1={"airflow_config": {section.title(): {option.upper(): {"password": "hunter2"}}}}))
+    problem = only(check(w1={"airflow_config": {section: {option: {"password": "hunter2"}}}}))
     assert problem.subject == f"airflow_config, option {option} of the section {section}"
     assert problem.found == "set on w1 (1 of 4 hosts)"
     assert f"airflow_environment as AIRFLOW__{section}__{option};".lower() in problem.remedy.lower()
@@ -724,8 +724,8 @@ def test_a_task_is_not_delivered_twice(visible: int | None, longest: int | None,
 
 def test_other_options_are_free() -> None:
     config = {
-        "core": {"execution_api_server_url": "x", "hostname_callable": "x", "dags_folder": "x", "load_examples": None},
-        "dag_processor": {"dag_bundle_config_list": []},
+        "core": {"execution_api_server_url": "x", "hostname_callable": "x", "load_examples": None},
+        "dag_processor": {"refresh_interval": 30},
         "smtp": {"smtp_host": "x"},
     }
     assert check({"airflow_config": config}) == []
@@ -1029,17 +1029,87 @@ def test_a_lock_without_the_provider_is_refused() -> None:
 # -- how much runs at once ------------------------------------------------------------------------------------------
 
 
+def limits(value: Any) -> dict[str, Any]:
+    """`airflow_config` with the same value of each limit."""
+    config: dict[str, Any] = {}
+    for name in LEAST:
+        section, option = name.split(".")
+        config.setdefault(section, {})[option] = value
+    return {"airflow_config": config}
+
+
 @pytest.mark.parametrize("value", [0, -1, "0", "-5", 1.5, True, "many", [4]])
-@pytest.mark.parametrize("option", [name.removeprefix("core.") for name in AT_LEAST_ONE])
-def test_bounds_below_one_are_refused(option: str, value: Any) -> None:
-    problem = only(check({"airflow_config": {"core": {option: value}}}))
-    assert problem.subject.startswith(f"airflow_config, option {option} of the section core")
-    assert problem.found.endswith("on all hosts") and problem.allowed.startswith("an integer >= 1")
+@pytest.mark.parametrize("name", LEAST)
+def test_bounds_that_let_nothing_run_are_refused(name: str, value: Any) -> None:
+    section, option = name.split(".")
+    found = check({"airflow_config": {section: {option: value}}})
+    if str(value) == "0" and LEAST[name] == 0:
+        assert found == []
+        return
+    problem = only(found)
+    assert problem.subject.startswith(f"airflow_config, option {option} of the section {section}")
+    assert problem.found.endswith("on all hosts") and problem.allowed.startswith(f"an integer >= {LEAST[name]}")
 
 
 @pytest.mark.parametrize("value", [1, "1", 200, None])
 def test_bounds_that_let_something_run(value: Any) -> None:
-    assert check({"airflow_config": {"core": {name.removeprefix("core."): value for name in AT_LEAST_ONE}}}) == []
+    assert check(limits(value)) == []
+
+
+@pytest.mark.parametrize("option", ["sql_alchemy_pool_size", "sql_alchemy_max_overflow"])
+def test_what_is_computed_from_an_option_knows_one_value_of_it(option: str) -> None:
+    """The budget of connections would not see what one host sets for itself."""
+    ours, others = {"airflow_config": {"database": {option: 9}}}, {"airflow_config": {"database": {option: 40}}}
+    assert check(ours) == []
+    for own in (others, {"airflow_config": {}}):
+        problem = only(check(None, {"webservers": ["w1"]}, ctl=ours, w1=own))
+        assert "webservers: w1 (1 of 4" in problem.found and "9 on ctl" in problem.found
+    assert check(None, ctl=ours, w1=others) == [], "a worker does not read it"
+
+
+QUEUES = "airflow_worker_queues"
+ETL = {"airflow_config": {"operators": {"default_queue": "etl"}}}
+
+
+@pytest.mark.parametrize(
+    ("w1", "wanted"),
+    [
+        ({QUEUES: ["gpu"]}, "default"),
+        ({QUEUES: []}, "default"),
+        ({QUEUES: ["gpu"], "airflow_worker_instances": {"big": {"queues": ["big"]}}}, "default"),
+        ({QUEUES: ["default"], **ETL}, "etl"),
+    ],
+)
+def test_a_worker_serves_the_queue_of_tasks_that_ask_for_none(w1: dict[str, Any], wanted: str) -> None:
+    problem = only(check(ETL if wanted == "etl" else None, w1=w1, w2={QUEUES: ["gpu"]}))
+    assert problem.subject.startswith(QUEUES) and f'no worker has the queue "{wanted}"' in problem.found
+    assert f"add {wanted} to airflow_worker_queues" in problem.remedy
+
+
+@pytest.mark.parametrize(
+    ("everywhere", "w1"),
+    [
+        (None, {}),
+        (None, {QUEUES: ["default"]}),
+        (None, {QUEUES: ["gpu"], "airflow_worker_instances": {"small": {}}}),
+        (ETL, {}),
+        (ETL, {QUEUES: ["etl"]}),
+        ({"airflow_config": {"operators": {"default_queue": "w1"}}}, {QUEUES: ["gpu"]}),
+        ({"airflow_config": {"operators": {"default_queue": "w1-big"}}}, {"airflow_worker_instances": {"big": {}}}),
+    ],
+)
+def test_queues_that_will_do(everywhere: dict[str, Any] | None, w1: dict[str, Any]) -> None:
+    assert check(everywhere, w1=w1, w2={QUEUES: ["gpu"]}) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [({"core": {"PARALLELISM": 4}}, "PARALLELISM"), ({"Core": {"parallelism": 4}}, "Core"), ({"Smtp": {}}, "Smtp")],
+)
+def test_options_that_airflow_would_not_find_are_refused(config: Any, name: str) -> None:
+    problem = only(check({"airflow_config": config}))
+    assert problem.subject == f"airflow_config, {name}"
+    assert name.lower() in problem.remedy
 
 
 @pytest.mark.parametrize(
@@ -1638,11 +1708,9 @@ def test_bundles_that_are_refused(entry: dict[str, Any], words: str) -> None:
     assert words in problem.found and "t0ken" not in str(problem)
 
 
-def test_two_bundles_of_a_name_and_two_lists() -> None:
+def test_two_bundles_of_a_name() -> None:
     entry = {"name": "x", "classpath": "a.B"}
     assert "another entry has" in only(bundles(entry, entry)).found
-    config: dict[str, Any] = {"dag_processor": {"dag_bundle_config_list": []}}
-    assert "which would win" in only(bundles(entry, airflow_config=config)).found
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from test_capacity import facts, plan
 from test_inventory_rules import CATALOGUE, SECRET_VALUES, Inventory
 
 CONTROL = ("schedulers", "webservers", "dag_processors", "triggerers")
+WRITER = "it takes one writer at a time"
 ONE: dict[str, list[str]] = {group: ["box"] for group in CONTROL}
 
 
@@ -61,11 +62,23 @@ def test_one_host_without_a_server() -> None:
         ({**ONE, "postgresql": ["box"]}, {}, "box in the group postgresql"),
         (ONE, {"cluster_database_host": "db.example.org"}, "cluster_database_host is set"),
         ({**ONE, "triggerers": ["other"]}, {}, "Airflow on 2 hosts: box, other"),
+        *(
+            (
+                ONE,
+                {"airflow_config": {"core": {"parallelism": value}}},
+                f"parallelism {shown} in airflow_config: {WRITER}",
+            )
+            for value, shown in ((8, "8"), ("2", '"2"'), (None, "null"))
+        ),
     ],
 )
-def test_what_it_forbids(groups: dict[str, list[str]], variables: dict[str, str], word: str) -> None:
+def test_what_it_forbids(groups: dict[str, list[str]], variables: dict[str, Any], word: str) -> None:
     (text,) = found(groups, **variables)
     assert text == f'"sqlite" with {word}'
+
+
+def test_one_task_at_a_time_may_be_said_aloud() -> None:
+    assert found(ONE, airflow_config={"core": {"parallelism": 1}}) == []
 
 
 def test_celery_is_refused() -> None:
