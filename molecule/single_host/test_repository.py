@@ -222,12 +222,16 @@ def test_what_cannot_be_delivered_changes_nothing(cluster, repository, tmp_path)
     assert "broken.py:3: ModuleNotFoundError" in output and deployed(cluster) == {repository.first}
 
 
-def test_a_host_that_joins_alone_gets_the_commit_of_the_others(cluster, repository):
+def test_a_host_that_joins_alone_gets_the_commit_of_the_others(cluster, repository, tmp_path):
     workers = cluster.members("workers")
     if not workers:
         pytest.skip("there is one host")
     output = cluster.play("playbooks/dags.yml", "--limit", workers[0], *source(repository), succeeds=False)
     assert "every host must have the same ones" in output
+    (tmp_path / "other.py").write_text(dag("other"))
+    kept = state(cluster)
+    output = cluster.play("site.yml", "--limit", workers[0], "-e", f"airflow_dags={tmp_path}", succeeds=False)
+    assert "would get other DAGs than those that it leaves out" in output and state(cluster) == kept
     newest = repository.commit(broken=dag("mended"))
     cluster.host(workers[0]).check_output(f"rm -r {ROOT}")
     cluster.play("site.yml", "--limit", workers[0], *source(repository))

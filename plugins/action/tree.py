@@ -70,11 +70,13 @@ class ActionModule(ActionBase):  # type: ignore[misc,unused-ignore]
         super().run(tmp, task_vars)
         _, shown = self.validate_argument_spec(ARGUMENT_SPEC, required_if=[("state", "present", ["src"])])
         args = {name: value for name, value in shown.items() if name != "src"}
-        if args["state"] != "present":
+        if args["state"] == "previous" or not shown["src"]:
             return self._call(args, shown, task_vars)
         try:
             src = self._find_needle("files", shown["src"])
             manifest = read(src, args["exclude"])
+            if args["state"] == "query":
+                return {**self._call(args, shown, task_vars), "source": digest(manifest)}
             result = self._call({**args, "manifest": pack(manifest)}, shown, task_vars)
             if result.pop("transfer", False):
                 remote = self._transfer(src, manifest)

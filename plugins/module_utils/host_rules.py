@@ -90,8 +90,8 @@ def check_answers(
 ) -> list[Problem]:
     """Check that those hosts answered that a run cannot do without, and that those that answered could be probed.
 
-    An installation, or a delivery, does without hosts that are workers and nothing else: the cluster is configured for
-    all workers of the inventory, whether they answer or not.
+    An installation, a delivery or the way back does without hosts that are workers and nothing else: the cluster is
+    configured for all workers of the inventory, whether they answer or not.
 
     :param unreachable: host -> what its connection said.
     :param broken: host -> what its probe said when it failed.

@@ -22,8 +22,11 @@ AIRFLOW_GROUPS = (*CONTROL_GROUPS, "workers")
 GROUPS = ("postgresql", "redis", "load_balancers", *AIRFLOW_GROUPS)
 """Every group that the collection reads."""
 
-PURPOSES = ("install", "operate", "deliver")
-"""Kinds of run. One that installs nothing is not held up by what only an installation needs; `deliver` needs DAGs."""
+PURPOSES = ("install", "operate", "deliver", "go_back")
+"""Kinds of run. One that installs nothing is not held up by what only an installation needs; `deliver` needs DAGs.
+
+`operate` needs every host of the run; the others do without one that is a worker and nothing else.
+"""
 
 PLAN = "plan"
 """A kind of run that reaches no host: it needs no secrets either."""

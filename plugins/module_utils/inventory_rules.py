@@ -109,7 +109,7 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "
         installation += check_paths(inventory)
         installation += check_kubernetes(inventory, catalogue)
         installation += check_bundle_packages(inventory, catalogue)
-    if purpose not in ("operate", PLAN):
+    if purpose in ("install", "deliver"):
         installation += check_dags(inventory, catalogue, purpose)
     if purpose != PLAN:
         installation += check_secrets(inventory, catalogue)

@@ -12,8 +12,10 @@ version_added: 0.1.0
 description:
   - Airflow reads C([core] default_pool_task_slot_count) only when it makes the pool, with a new database. After that,
     this module sets the slots through the API.
-  - What it set is written down in O(record). As long as that is what is wanted, the API is not asked.
-  - A number that is neither the one that it set nor Airflow's own default was set by hand; it is kept, with a warning.
+  - What it set is written down in O(record). As long as that is what is wanted, the API is not asked, but with
+    O(chosen).
+  - A number that is neither the one that it set nor Airflow's own default was set by hand; it is kept, with a warning,
+    but with O(chosen).
 options:
   slots:
     description: Slots that the pool shall have.
@@ -23,6 +25,11 @@ options:
     description: File with the number that was set last.
     type: path
     required: true
+  chosen:
+    description: >-
+      Whether the number was chosen, and does not follow from the size of the cluster. It wins over one set by hand.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Tells whether the pool would be changed; changes nothing.
@@ -77,19 +84,21 @@ def main() -> None:
             **LOGIN_OPTIONS,
             "slots": {"type": "int", "required": True},
             "record": {"type": "path", "required": True},
+            "chosen": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     option = module.params
     slots, record = option["slots"], Path(option["record"])
     last = recorded(record)
-    if record.is_file() and last == slots:
+    known = record.is_file() and last == slots
+    if known and not option["chosen"]:
         module.exit_json(changed=False, slots=slots)
     try:
         api = Api(option["url"], ca_path=option["ca_path"])
         api.login(option["username"], option["password"])
         found = api.ask("GET", POOL)["slots"]
-        if found not in (slots, last):
+        if found not in (slots, last) and not option["chosen"]:
             module.warn(
                 f"default_pool has {found} slots, set by hand; it is left so, and {slots} would fit the cluster. "
                 f"To let it follow the cluster again, set it to {slots} in the web UI. To choose a number, set "
@@ -99,7 +108,8 @@ def main() -> None:
         if not module.check_mode:
             if found != slots:
                 api.ask("PATCH", f"{POOL}?update_mask=slots", {"slots": slots})
-            record.write_text(f"{slots}\n")
+            if not known:
+                record.write_text(f"{slots}\n")
     except (ApiError, OSError) as problem:
         module.fail_json(msg=f"default_pool: {problem}")
     diff = {"before": f"{found} slots\n", "after": f"{slots} slots\n"}

@@ -32,7 +32,7 @@ options:
   src:
     description:
       - Folder on the control node; a relative path is looked up as M(ansible.builtin.copy) does. Required for
-        O(state=present).
+        O(state=present). With O(state=query), its digest is told as well.
       - Files are delivered as they are; vault-encrypted ones are not decrypted.
       - A symbolic link in it must be relative and stay inside; else it is an error, as is a socket or a device.
     type: path
@@ -126,6 +126,10 @@ digest:
   returned: success
   type: str
   sample: 3f0c6a1d9b52e874
+source:
+  description: What RV(digest) would be after O(src) was delivered.
+  returned: O(state=query) with O(src)
+  type: str
 previous:
   description:
     - What C(current) pointed to before. Equal to RV(digest) when it was this one already, null when it was missing or
@@ -182,6 +186,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.tree_digest import
     scan,
     unpack,
 )
+from ansible_collections.dataops.airflow.plugins.module_utils.turn import turn
 
 LOOK = 5
 """Seconds that Airflow takes to parse a file, and more."""
@@ -461,9 +466,11 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        tree = Tree(module.params["dest"], module.params["exclude"])
-        state = module.params["state"]
-        result = query(tree) if state == "query" else (previous if state == "previous" else present)(tree, module)
+        # A timer may deliver while somebody else does.
+        with turn(Path(module.params["dest"])):
+            tree = Tree(module.params["dest"], module.params["exclude"])
+            state = module.params["state"]
+            result = query(tree) if state == "query" else (previous if state == "previous" else present)(tree, module)
     except (TreeError, OSError, tarfile.TarError) as error:
         module.fail_json(msg=f"{module.params['dest']}: {error}")
     module.exit_json(**result)

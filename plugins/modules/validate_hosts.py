@@ -23,9 +23,9 @@ options:
   purpose:
     description:
       - Kind of run. V(operate), for one that installs nothing, leaves out the rules about free space, the lock and the
-        wheelhouse, and needs every host of the run. V(deliver) leaves them out as well.
+        wheelhouse, and needs every host of the run. V(deliver) and V(go_back) leave them out as well.
     type: str
-    choices: [install, operate, deliver]
+    choices: [install, operate, deliver, go_back]
     default: install
   minimum_free:
     description:

@@ -21,11 +21,12 @@ options:
   purpose:
     description:
       - Kind of run. V(operate), for one that installs nothing, leaves out the rules about the lock and about files
-        on the control node. V(deliver), for one that delivers DAGs, looks for these alone, and wants some.
+        on the control node, and so does V(go_back). V(deliver), for one that delivers DAGs, looks for these alone, and
+        wants some.
         V(plan), for one that only reckons, leaves out the secrets, and whether PostgreSQL has connections enough,
         besides.
     type: str
-    choices: [install, operate, deliver, plan]
+    choices: [install, operate, deliver, go_back, plan]
     default: install
   exclude_prefixes:
     description:

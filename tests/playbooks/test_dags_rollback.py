@@ -15,9 +15,11 @@ DIGEST, OTHER = "0123456789abcdef", "fedcba9876543210"
 GOOD = {"recorded": DIGEST, "digest": DIGEST, "revision": "c0ffee"}
 
 
-def ready(folder: Path, entry: str, limit: str = "all", **ways: dict[str, Any]) -> tuple[int, str]:
+def ready(folder: Path, entry: str, limit: str = "all", away: str = "", **ways: Any) -> tuple[int, str]:
     """Run an entry point after each host found the good way back, or the given one; status and output."""
-    hosts = {host: {"__airflow_dags_before": {"way_back": ways.get(host, GOOD)}} for host in HOSTS}
+    hosts: dict[str, Any] = {host: {"__airflow_dags_before": {"way_back": ways.get(host, GOOD)}} for host in HOSTS}
+    if away:
+        hosts[away] = {"__cluster_probe": {"unreachable": True, "msg": "no route"}}
     groups: dict[str, Any] = {
         **{name: {"hosts": {"control1": {}}} for name in ("schedulers", "webservers", "dag_processors")},
         "workers": {"hosts": {"worker1": {}, "worker2": {}}},
@@ -48,6 +50,13 @@ def test_one_host_that_cannot_holds_all(tmp_path: Path, way: dict[str, Any], wor
     status, said = ready(tmp_path, "dags_rollback_ready", worker1=way)
     assert status and "No host was switched" in said, said
     assert words in said and f"control1: {DIGEST} of commit c0ffee" in said
+
+
+def test_a_worker_that_is_away_holds_nobody(tmp_path: Path) -> None:
+    status, said = ready(tmp_path, "dags_rollback_ready", away="worker1")
+    assert status == 0, said
+    status, said = ready(tmp_path, "dags_rollback_ready", away="worker1", worker2={**GOOD, "revision": "bad"})
+    assert status and "worker2: " in said and "worker1: " not in said, said
 
 
 def test_none_has_a_way_back(tmp_path: Path) -> None:

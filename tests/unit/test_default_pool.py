@@ -62,7 +62,9 @@ def url(tmp_path: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def call(capsys: pytest.CaptureFixture[str], folder: Path, url: str, slots: int, check: bool = False) -> dict[str, Any]:
+def call(
+    capsys: pytest.CaptureFixture[str], folder: Path, url: str, slots: int, check: bool = False, chosen: bool = False
+) -> dict[str, Any]:
     """Run the module in this process; its JSON answer."""
     options = {
         "url": url,
@@ -70,6 +72,7 @@ def call(capsys: pytest.CaptureFixture[str], folder: Path, url: str, slots: int,
         "password": "Kq9-Kq9-mmmA-7",
         "slots": slots,
         "record": str(folder / "record"),
+        "chosen": chosen,
         "_ansible_check_mode": check,
     }
     capsys.readouterr()
@@ -114,6 +117,18 @@ def test_a_pool_that_was_set_by_hand_is_kept(
     (tmp_path / "pool").write_text("48")
     assert call(capsys, tmp_path, url, 48)["changed"] is False
     assert call(capsys, tmp_path, url, 64)["changed"] is True, "given back, it follows again"
+
+
+def test_a_number_that_the_inventory_chose_wins(tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "record").write_text("32\n")
+    (tmp_path / "pool").write_text("100")
+    assert call(capsys, tmp_path, url, 64, check=True, chosen=True)["changed"] is True and present(tmp_path) == 100
+    assert call(capsys, tmp_path, url, 64, chosen=True)["diff"] == {"before": "100 slots\n", "after": "64 slots\n"}
+    assert call(capsys, tmp_path, url, 64, chosen=True)["changed"] is False and present(tmp_path) == 64
+    (tmp_path / "pool").write_text("100")
+    assert call(capsys, tmp_path, url, 64, chosen=True)["changed"] is True, "and is looked at in each run"
+    assert present(tmp_path) == 64
+    assert call(capsys, tmp_path, url, 48)["changed"] is True, "no longer chosen, it follows again"
 
 
 def test_an_api_that_is_away_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,10 +6,12 @@ import grp
 import json
 import os
 import pwd
+import re
 import shutil
 import stat
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +27,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible_collections.dataops.airflow.plugins.action import tree as action
 from ansible_collections.dataops.airflow.plugins.module_utils import exchange, tree_digest
 from ansible_collections.dataops.airflow.plugins.module_utils.tree_digest import DEFAULT_EXCLUDE
+from ansible_collections.dataops.airflow.plugins.module_utils.turn import turn
 from ansible_collections.dataops.airflow.plugins.modules import tree as module
 
 from tests.playbook import run_playbook
@@ -482,7 +485,10 @@ def test_query(src: Path, tmp_path: Path, deliver: Deliver) -> None:
         return answer["digest"], answer["recorded"]
 
     assert query() == (None, None)
+    expected = deliver(state="query")
+    assert expected["recorded"] is None and not (tmp_path / "dest").exists()
     digest = deliver()["digest"]
+    assert expected["source"] == digest == deliver(state="query")["source"]
     assert query() == (digest, digest)
     (tmp_path / "dest/current/a.py").write_text("edited")
     found, recorded = query()
@@ -648,3 +654,30 @@ def test_playbook(src: Path, tmp_path: Path) -> None:
     assert report["refused"]["failed"] and "nothing" in report["refused"]["msg"]
     assert "+a.py  f " in run.stdout and "[WARNING]" not in run.stderr, run.stderr
     assert delivered(root / "dags") == [digest]
+
+
+def test_two_deliveries_take_turns(src: Path, tmp_path: Path, deliver: Deliver) -> None:
+    """What one of them is still writing, the other one must not take for a leftover."""
+    deliver()
+    (src / "a.py").write_text("a = 2\n")
+    dest, begun, seen = tmp_path / "dest", threading.Event(), []
+    partial = dest / ".0123456789abcdef.partial"
+    partial.mkdir()
+
+    def write() -> None:
+        with turn(dest):
+            begun.set()
+            deadline = time.monotonic() + 20
+            while not re.search(rf"-> FLOCK .* {os.getpid()} ", Path("/proc/locks").read_text()):
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(0.01)
+            seen.append(partial.is_dir())
+
+    other = threading.Thread(target=write)
+    other.start()
+    assert begun.wait(10)
+    assert deliver()["changed"] is True
+    other.join()
+    assert seen == [True], "it waited for its turn"
+    assert not partial.exists()
