@@ -207,3 +207,18 @@ def test_verify_draws_what_its_canary_did(cluster, tmp_path):
         text = drawn.read_text()
         for worker in cluster.members("workers"):
             assert re.search(rf"{worker}: [1-9][0-9]* tasks?, at most 1 of 1 slots? at once", text), (drawn, worker)
+
+
+def test_a_canary_that_fails_is_drawn_as_well(cluster, tmp_path):
+    """The log of one worker cannot be fetched: the tasks ran, and the page says what is wrong."""
+    worker = cluster.members("workers")[-1]
+    chain = "chain input { type filter hook input priority -10; tcp dport 8793 reject with tcp reset; }"
+    cluster.host(worker).check_output(f"nft 'table inet closed {{ {chain} }}'")
+    try:
+        output = cluster.play("playbooks/verify.yml", "-e", f"report={tmp_path}/report.html", succeeds=False)
+    finally:
+        cluster.host(worker).check_output("nft delete table inet closed")
+    said = f"the log of on_{worker} cannot be read"
+    page = (tmp_path / "report.html").read_text()
+    assert said in output and said in page and "which failed" in page
+    assert re.search(rf"{worker}: [1-9][0-9]* tasks?, at most 1 of 1 slots? at once", page)

@@ -85,9 +85,10 @@ tasks:
   description:
     - Every task with its name, its host and the slots that it takes, and, in seconds since the first of them could run,
       when it could (C(scheduled)), when its turn came (C(queued)), its C(start) and its C(end).
+    - After a failure, those that ran.
   type: list
   elements: dict
-  returned: success
+  returned: always
 by_host:
   description: Number of tasks by host.
   type: dict
@@ -264,6 +265,10 @@ def main() -> None:
     option = module.params
     workers: dict[str, str] = option["workers"]
     executors: list[str] = option["executors"]
+    names: dict[str, str] = {}
+    for worker, address in workers.items():
+        names.setdefault(address, worker)  # the first worker of a host has its name
+    instances: list[dict[str, Any]] = []
     try:
         api = Api(option["url"], ca_path=option["ca_path"])
         api.login(option["username"], option["password"])
@@ -282,10 +287,7 @@ def main() -> None:
         overlap = judge(instances, workers, option["overlap"])
         read_logs(api, run, list(workers), executors)
     except (CanaryError, ApiError) as problem:
-        module.fail_json(msg=f"canary: {problem}")
-    names: dict[str, str] = {}
-    for worker, address in workers.items():
-        names.setdefault(address, worker)  # the first worker of a host has its name
+        module.fail_json(msg=f"canary: {problem}", tasks=times(instances, names))
     tasks = times(instances, names)
     by_host = dict(collections.Counter(task["host"] for task in tasks))
     module.exit_json(changed=False, run=run, seconds=took, overlap=overlap, tasks=tasks, by_host=by_host)

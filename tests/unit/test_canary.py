@@ -243,3 +243,5 @@ def test_a_bad_cluster_fails(
     answer = call(capsys)
     assert answer["failed"]
     assert answer["msg"].startswith(said)
+    # What ran before is there to be drawn.
+    assert bool(answer["tasks"]) is ("logs" in change)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
-from expressions import evaluate
+from expressions import CHECKOUT, evaluate
 
 CONTROL = ("schedulers", "webservers", "dag_processors", "triggerers")
 PORT = 8793
@@ -68,6 +69,24 @@ def test_capacity(executor: str, workers: int, schedulers: int, parallelism: int
     """Slots, 16 that are queued, and Airflow's 32 for what has none; the pool is that of the first executor."""
     names = ("cluster_parallelism", "__cluster_default_pool", "__cluster_local_slots")
     assert [int(derived(name, executor, workers, schedulers)) for name in names] == [parallelism, pool, local]
+
+
+def test_from_how_many_slots_on_a_dag_follows_them() -> None:
+    """The documents say when one more worker restarts the DAG processor, too."""
+
+    def tasks_of_a_run(slots: int) -> int:
+        told = {
+            "cluster_worker_slots": slots,
+            "__cluster_members": {"schedulers": ["control1"]},
+            "cluster_celery": True,
+        }
+        config = {"__cluster_executors": ["CeleryExecutor"], "__cluster_told_parallelism": ""}
+        return int(evaluate("{{ __airflow_run_tasks }}", ("cluster", "airflow"), {**told, **config}))
+
+    first = next(slots for slots in range(1, 100) if tasks_of_a_run(slots) > tasks_of_a_run(1))
+    for page in ("README.md", "docs/workers.md", "docs/concurrency.md"):
+        found = set(re.findall("with more than ([0-9]+) slots", (CHECKOUT / page).read_text()))
+        assert found == {str(first - 1)}, page
 
 
 @pytest.mark.parametrize(
