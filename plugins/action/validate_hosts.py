@@ -10,11 +10,11 @@ from typing import Any
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
+from ansible_collections.dataops.airflow.plugins.module_utils.capacity import crowded
 from ansible_collections.dataops.airflow.plugins.module_utils.host_rules import (
     check_answers,
     check_hosts,
     check_memory,
-    crowded_schedulers,
 )
 from ansible_collections.dataops.airflow.plugins.module_utils.inventory import AIRFLOW_GROUPS, PURPOSES
 from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import Lock, LockError, parse
@@ -54,6 +54,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "database_backend": {"type": "str", "choices": ["postgresql", "sqlite"], "default": "postgresql"},
                 "workers": {"type": "list", "elements": "dict", "default": []},
                 "local": {"type": "int", "default": 0},
+                "hosts": {"type": "list", "elements": "dict", "default": []},
+                "api_workers": {"type": "int", "default": 1},
+                "connections": {"type": "int", "default": 0},
             }
         )
         variables = task_vars or {}
@@ -88,9 +91,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if settings:
                 task_memory = int(settings.template(settings.available_variables["airflow_task_memory"]))
                 problems += check_memory(probes, arguments["workers"], task_memory)
-                if arguments["local"]:
-                    schedulers = variables["groups"]["schedulers"]
-                    warnings += crowded_schedulers(probes, schedulers, arguments["local"], task_memory)
+                connections = {"needed": arguments["connections"]}
+                warnings += crowded({**arguments, "task_memory": task_memory, "connections": connections})
         if problems:
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
             raise AnsibleActionFail(

@@ -16,8 +16,13 @@ COMPONENT_MEMORY = {
     "triggerer": 192,
     "flower": 140,
     "worker": 142,
+    "postgresql": 100,
+    "redis": 10,
 }
 """MB of an idle component, a worker without its slots; measured with Airflow 3.3.2 as PSS: shared pages count once."""
+
+CONNECTION_MEMORY = 8
+"""MB of a connection in PostgreSQL 15, measured likewise on an idle cluster. Full shared_buffers come on top."""
 
 SLOT_MEMORY = 55
 """MB of a slot, measured likewise: the process that supervises its tasks. What a task takes comes on top."""
@@ -74,17 +79,85 @@ def memory_limit(memory_max: str, host: int | None) -> int | None:
     return limit if host is None else min(limit, host)
 
 
-def memory_needed(components: Sequence[str], concurrency: int, api_workers: int, task: int) -> int:
+def memory_needed(
+    components: Sequence[str], concurrency: int, api_workers: int, task: int, connections: int = 0
+) -> int:
     """MB that the components of one host need when each slot on it runs a task.
 
     :param components: names, such as ``scheduler``; ``worker`` once for each worker.
     :param concurrency: slots on this host, whether of workers or of a scheduler with LocalExecutor.
     :param api_workers: processes of the API server.
     :param task: MB of one running task.
+    :param connections: to PostgreSQL, from all hosts.
     """
     several = {"api-server": api_workers}
     idle = sum(COMPONENT_MEMORY[name] * several.get(name, 1) for name in components)
-    return idle + concurrency * (SLOT_MEMORY + task)
+    clients = connections * CONNECTION_MEMORY if "postgresql" in components else 0
+    return idle + clients + concurrency * (SLOT_MEMORY + task)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What runs on one host.
+
+    :ivar components: see :func:`memory_needed`.
+    :ivar slots: tasks that its workers and its scheduler run at once.
+    :ivar needed: MB when each of them does.
+    :ivar available: MB that it has; None where that is not known.
+    """
+
+    components: tuple[str, ...]
+    slots: int
+    needed: int
+    available: int | None
+
+    @property
+    def fits(self) -> bool:
+        """Whether it has as much as it needs, or that is not known."""
+        return self.available is None or self.needed <= self.available
+
+
+def loads(facts: Mapping[str, Any]) -> dict[str, Load]:
+    """What runs on each host, and how much memory that needs.
+
+    :param facts: ``hosts``, ``workers``, ``local``, ``api_workers``, ``task_memory`` and ``connections`` of
+        :func:`plan`.
+    """
+    connections = int(facts["connections"].get("needed", 0))
+    found = {}
+    for host in facts["hosts"]:
+        own = [int(worker["concurrency"]) for worker in facts["workers"] if worker["host"] == host["name"]]
+        components = (*(name for name in host["components"] if name != "worker"), *["worker"] * len(own))
+        slots = sum(own) + (facts["local"] if "scheduler" in components else 0)
+        needed = memory_needed(components, slots, facts["api_workers"], facts["task_memory"], connections)
+        found[host["name"]] = Load(components, slots, needed, host["memory"])
+    return found
+
+
+def crowded(facts: Mapping[str, Any]) -> list[str]:
+    """Tell of hosts that have less memory than all that runs there needs at the most.
+
+    No refusal: few sites ever fill every slot, and a small host is where one begins. A host of workers alone is left
+    out: it is refused.
+
+    :param facts: see :func:`loads`.
+    :returns: a sentence for each such host.
+    """
+    said = []
+    for name, load in loads(facts).items():
+        if load.fits or load.available is None or set(load.components) == {"worker"}:
+            continue
+        task = facts["task_memory"]
+        fit = max((load.available - load.needed) // (SLOT_MEMORY + task) + load.slots, 0)
+        runs = ", ".join(dict.fromkeys(load.components))
+        less = "airflow_worker_concurrency of its workers" if "worker" in load.components else ""
+        less = less or "airflow_config.core.parallelism"
+        help_ = f"{fit} fit; set {less} to fewer" if fit and load.slots else "move one of them, or give it more memory"
+        said.append(
+            f"{name} has {load.available} MB. What runs there ({runs}) needs {load.needed} MB when each of its "
+            f"{load.slots} slots runs a task of {task} MB (airflow_task_memory): {help_}."
+        )
+    return said
 
 
 def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,14 +189,10 @@ def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
         int(config["max_active_tasks_per_dag"]),
         "airflow_config.core.max_active_tasks_per_dag, or max_active_tasks of the DAG",
     )
-    hosts = {}
-    for host in facts["hosts"]:
-        own = [int(worker["concurrency"]) for worker in workers if worker["host"] == host["name"]]
-        components = [name for name in host["components"] if name != "worker"] + ["worker"] * len(own)
-        local = facts["local"] if "scheduler" in components else 0
-        needed = memory_needed(components, sum(own) + local, facts["api_workers"], facts["task_memory"])
-        available = host["memory"]
-        hosts[host["name"]] = {"needed": needed, "available": available, "fits": needed <= (available or needed)}
+    hosts = {
+        name: {"needed": load.needed, "available": load.available, "fits": load.fits}
+        for name, load in loads(facts).items()
+    }
     of_host = {host["name"]: host["memory"] for host in facts["hosts"]}
     limited = {}
     for worker in workers:

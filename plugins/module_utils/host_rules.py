@@ -520,28 +520,6 @@ def _check_limit(worker: Mapping[str, Any], limit: int, has: int, task_memory: i
     ]
 
 
-def crowded_schedulers(probes: Probes, schedulers: Sequence[str], slots: int, task_memory: int) -> list[str]:
-    """Tell of schedulers that run more tasks themselves than their hosts have memory for.
-
-    No refusal: 32 slots are Airflow's default, which few sites ever fill, and a small host is where one begins.
-
-    :param slots: tasks that each scheduler runs at once with LocalExecutor.
-    :param task_memory: MB that a running task takes, on top of its slot.
-    :returns: a sentence for each host that a probe found too small.
-    """
-    found = []
-    needed, idle, one = (memory_needed(["scheduler"], count, 0, task_memory) for count in (slots, 0, 1))
-    for host in schedulers:
-        has = probes[host]["memory_bytes"] // 2**20 if host in probes else needed
-        if has < needed:
-            fit = max((has - idle) // (one - idle), 1)
-            found.append(
-                f"{host} has {has} MB, and its scheduler needs {needed} MB when each of its {slots} slots runs a task "
-                f"of {task_memory} MB (airflow_task_memory): {fit} fit; set airflow_config.core.parallelism to fewer."
-            )
-    return found
-
-
 def is_unit(unit: str, expected: str) -> bool:
     """Return whether a unit is the expected one, or an instance of it.
 

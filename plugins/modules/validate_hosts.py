@@ -48,9 +48,22 @@ options:
     elements: dict
     default: []
   local:
+    description: Tasks that each scheduler runs itself, with LocalExecutor; 0 without it.
+    type: int
+    default: 0
+  hosts:
     description:
-      - Tasks that each scheduler runs itself, with LocalExecutor; 0 without it. An installation warns where a host has
-        less memory than its scheduler takes with so many tasks of C(airflow_task_memory).
+      - C(name), C(components) and C(memory), in MB or null where it is not known, of each host. An installation warns
+        where a host has less memory than all that runs there takes with a task of C(airflow_task_memory) in each slot.
+    type: list
+    elements: dict
+    default: []
+  api_workers:
+    description: Processes of each API server.
+    type: int
+    default: 1
+  connections:
+    description: Connections to PostgreSQL that all components together may open.
     type: int
     default: 0
 attributes:

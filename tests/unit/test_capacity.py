@@ -8,6 +8,7 @@ import pytest
 from ansible_collections.dataops.airflow.plugins.module_utils.capacity import (
     COMPONENT_MEMORY,
     SLOT_MEMORY,
+    crowded,
     growth,
     memory_limit,
     memory_needed,
@@ -15,6 +16,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.capacity import (
     queues,
     table,
 )
+from expressions import CHECKOUT
 
 WORKERS = [
     {"name": "worker1", "host": "worker1", "concurrency": 4, "queues": ["default", "worker1"]},
@@ -201,3 +203,52 @@ def test_a_worker_that_changes_nothing_restarts_nothing() -> None:
     more = growth(now, plan(facts(config={"parallelism": 2})))
     assert more["restarts"] == []
     assert "no change; restarts nothing" in table(now, more).splitlines()[-1]
+
+
+def test_the_database_and_the_broker_need_memory_too() -> None:
+    """PostgreSQL with 95 connections, Redis, and a worker of 4 slots, with a scheduler that has 32 of its own."""
+    hosts = [
+        {"name": "db1", "components": ["postgresql", "redis"], "memory": 2048},
+        {"name": "worker1", "components": ["scheduler", "worker"], "memory": 6000},
+    ]
+    memory = plan(facts(hosts=hosts, local=32))["memory"]
+    assert memory["db1"]["needed"] == 100 + 95 * 8 + 10
+    assert memory["worker1"]["needed"] == 239 + 142 + 36 * 155
+    assert plan(facts(hosts=hosts, connections={}))["memory"]["db1"]["needed"] == 110
+
+
+@pytest.mark.parametrize(
+    ("components", "local", "memory", "said"),
+    [
+        (["scheduler"], 32, 5199, []),
+        (["scheduler"], 32, None, []),
+        (["scheduler"], 32, 4096, ["box has 4096 MB", "(scheduler) needs 5199 MB", "24 fit; set airflow_config.core"]),
+        (["scheduler"], 32, 128, ["move one of them, or give it more memory"]),
+        (
+            ["postgresql", "scheduler"],
+            0,
+            1000,
+            ["(postgresql, scheduler) needs 1099", "move one of them"],
+        ),
+        (
+            ["postgresql", "worker"],
+            0,
+            1500,
+            ["(postgresql, worker) needs 1622", "3 fit; set airflow_worker"],
+        ),
+        (["worker"], 0, 128, []),
+    ],
+)
+def test_a_host_that_may_get_crowded_is_told_of(
+    components: list[str], local: int, memory: int | None, said: list[str]
+) -> None:
+    hosts = [{"name": "box", "components": components, "memory": memory}]
+    workers = [{"name": "box", "host": "box", "concurrency": 4, "queues": []}] if "worker" in components else []
+    found = crowded(facts(hosts=hosts, workers=workers, local=local))
+    assert len(found) == bool(said)
+    assert all(part in found[0] for part in said), found
+
+
+def test_the_documents_have_these_numbers() -> None:
+    text = " ".join((CHECKOUT / "roles/airflow/meta/argument_specs.yml").read_text().split())
+    assert f"{COMPONENT_MEMORY['worker']} MB, and {SLOT_MEMORY} MB" in text

@@ -11,7 +11,6 @@ from ansible_collections.dataops.airflow.plugins.module_utils.host_rules import 
     check_hosts,
     check_memory,
     clock_offset,
-    crowded_schedulers,
     is_unit,
 )
 from ansible_collections.dataops.airflow.plugins.module_utils.lock_file import Lock
@@ -375,20 +374,6 @@ def test_a_worker_fits_into_its_host(memory: int, slots: int, allowed: str, reme
     found = check_memory({"w1": probe(memory_bytes=memory * 2**20)}, workers, 100)
     assert [(problem.allowed, problem.remedy) for problem in found] == ([(allowed, remedy)] if allowed else [])
     assert all(f"{memory} MB; " in problem.found for problem in found)
-
-
-@pytest.mark.parametrize(
-    ("memory", "found"),
-    [
-        (5199, []),
-        (4096, ["s1 has 4096 MB, and its scheduler needs 5199 MB", "24 fit; set airflow_config.core.parallelism"]),
-        (128, ["1 fit"]),
-    ],
-)
-def test_a_scheduler_with_tasks_of_its_own_that_do_not_fit_is_told_of(memory: int, found: list[str]) -> None:
-    said = crowded_schedulers({"s1": probe(memory_bytes=memory * 2**20)}, ["s1", "left out"], 32, 100)
-    assert len(said) == (1 if found else 0)
-    assert all(part in said[0] for part in found)
 
 
 @pytest.mark.parametrize(
