@@ -23,10 +23,10 @@ from ansible_collections.dataops.airflow.plugins.module_utils.wheelhouse import 
 
 AIRFLOW = Path(__file__).resolve().parents[2] / "roles" / "airflow"
 LEFT_BEHIND = (
-    "{host} runs on SQLite until now, and PostgreSQL begins empty. Not carried over: the history of runs, and connections, "
-    "variables, pools and users that the inventory does not have. Kept: DAGs, settings, what the inventory has of these, "
-    "secrets with the administrator's password, the files of task logs, and /var/lib/airflow/airflow.db itself, which "
-    "nothing deletes: to go back, undo the edit and run again."
+    "{host} runs on SQLite until now, and PostgreSQL begins empty. Not carried over: the history of runs, and "
+    "connections, variables, pools and users that the inventory does not have. Kept: DAGs, settings, what the "
+    "inventory has of these, secrets with the administrator's password, the files of task logs, and "
+    "/var/lib/airflow/airflow.db itself, which nothing deletes: to go back, undo the edit and run again."
 )
 """What somebody should know who leaves SQLite."""
 REGISTERED = "__cluster_probe"
