@@ -213,6 +213,7 @@ def plan(facts: Mapping[str, Any]) -> dict[str, Any]:
         "max_active_tasks_per_dag": int(config["max_active_tasks_per_dag"]),
         "max_active_runs_per_dag": int(config["max_active_runs_per_dag"]),
         "parallelism": parallelism,
+        "api_workers": facts["api_workers"],
         "task_memory": facts["task_memory"],
         "workers": [dict(worker) for worker in workers],
         "memory": hosts,
@@ -235,6 +236,8 @@ def growth(now: Mapping[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
     restarts = ["the scheduler"] if now["parallelism"] != then["parallelism"] else []
     if any(now[name] != then[name] for name in ("max_active_tasks_per_dag", "max_active_runs_per_dag")):
         restarts.append("the DAG processor")
+    if now["api_workers"] != then["api_workers"]:
+        restarts.append("the API servers")
     if now["connections"]["available"] != then["connections"]["available"]:
         restarts.append("PostgreSQL")
     return {

@@ -198,6 +198,10 @@ def test_a_limit_that_grows_restarts_who_writes_it_into_the_dags() -> None:
     assert growth(plan(facts()), large)["restarts"] == ["the DAG processor"]
 
 
+def test_a_further_process_restarts_the_api_servers() -> None:
+    assert growth(plan(facts()), plan(facts(api_workers=2)))["restarts"] == ["the API servers"]
+
+
 def test_a_worker_that_changes_nothing_restarts_nothing() -> None:
     now = plan(facts(config={"parallelism": 2}))
     more = growth(now, plan(facts(config={"parallelism": 2})))

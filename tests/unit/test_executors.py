@@ -71,6 +71,24 @@ def test_capacity(executor: str, workers: int, schedulers: int, parallelism: int
     assert [int(derived(name, executor, workers, schedulers)) for name in names] == [parallelism, pool, local]
 
 
+@pytest.mark.parametrize(
+    ("executor", "workers", "schedulers", "processes"),
+    [
+        ("CeleryExecutor", 1, 1, 1),
+        ("CeleryExecutor", 4, 1, 1),
+        ("CeleryExecutor", 5, 1, 2),
+        ("CeleryExecutor", 8, 2, 1),
+        ("CeleryExecutor", 9, 2, 2),
+        ("CeleryExecutor,LocalExecutor", 3, 1, 2),
+        ("LocalExecutor", 0, 2, 1),
+        ("KubernetesExecutor", 0, 1, 1),
+    ],
+)
+def test_api_processes_follow_the_tasks(executor: str, workers: int, schedulers: int, processes: int) -> None:
+    """One for each 64 tasks, divided by the API servers: each control host has one."""
+    assert derived("__cluster_api_workers", executor, workers, schedulers) == processes
+
+
 def test_from_how_many_slots_on_a_dag_follows_them() -> None:
     """The documents say when one more worker restarts the DAG processor, too."""
 
