@@ -70,7 +70,7 @@ class ActionModule(ActionBase):  # type: ignore[misc,unused-ignore]
         super().run(tmp, task_vars)
         _, shown = self.validate_argument_spec(ARGUMENT_SPEC, required_if=[("state", "present", ["src"])])
         args = {name: value for name, value in shown.items() if name != "src"}
-        if args["state"] == "previous" or not shown["src"]:
+        if args["state"] == "previous" or (args["state"] == "query" and not shown["src"]):
             return self._call(args, shown, task_vars)
         try:
             src = self._find_needle("files", shown["src"])

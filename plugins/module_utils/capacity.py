@@ -148,14 +148,16 @@ def crowded(facts: Mapping[str, Any]) -> list[str]:
         if load.fits or load.available is None or set(load.components) == {"worker"}:
             continue
         task = facts["task_memory"]
-        fit = max((load.available - load.needed) // (SLOT_MEMORY + task) + load.slots, 0)
+        fit = (load.available - load.needed) // (SLOT_MEMORY + task) + load.slots
         runs = ", ".join(dict.fromkeys(load.components))
-        less = "airflow_worker_concurrency of its workers" if "worker" in load.components else ""
-        less = less or "airflow_config.core.parallelism"
-        help_ = f"{fit} fit; set {less} to fewer" if fit and load.slots else "move one of them, or give it more memory"
+        bounds = {"worker": "airflow_worker_concurrency", "scheduler": "airflow_config.core.parallelism"}
+        fewer = [name for component, name in bounds.items() if component in load.components]
+        when = (
+            f" when each of its {load.slots} slots runs a task of {task} MB (airflow_task_memory)" if load.slots else ""
+        )
         said.append(
-            f"{name} has {load.available} MB. What runs there ({runs}) needs {load.needed} MB when each of its "
-            f"{load.slots} slots runs a task of {task} MB (airflow_task_memory): {help_}."
+            f"{name} has {load.available} MB. What runs there ({runs}) needs {load.needed} MB{when}: "
+            + (f"{fit} slots fit; lower {' or '.join(fewer)}." if load.slots and fit > 0 else "give it more memory.")
         )
     return said
 

@@ -19,7 +19,12 @@ from ansible_collections.dataops.airflow.plugins.module_utils.inventory import (
     scope_of,
     subject_of,
 )
-from ansible_collections.dataops.airflow.plugins.module_utils.problems import Problem, did_you_mean, shown_value
+from ansible_collections.dataops.airflow.plugins.module_utils.problems import (
+    Problem,
+    did_you_mean,
+    names_of,
+    shown_value,
+)
 from ansible_collections.dataops.airflow.plugins.module_utils.value_rules import check_value
 
 COMPONENTS = ("scheduler", "api-server", "dag-processor", "triggerer", "flower", "worker")
@@ -73,6 +78,7 @@ PRIMARYS = {
     "core.parallelism": ("schedulers",),
     "database.sql_alchemy_pool_size": ("schedulers", "webservers", "dag_processors", "triggerers"),
     "database.sql_alchemy_max_overflow": ("schedulers", "webservers", "dag_processors", "triggerers"),
+    "operators.default_queue": ("schedulers", "dag_processors"),
 }
 """Options of `airflow_config` of which the first scheduler's value is computed with, and the groups that read them."""
 
@@ -96,6 +102,9 @@ COMPUTED_WITH = (
     "scheduler.task_queued_timeout",
 )
 """Options of `airflow_config` that are read from there, for values elsewhere and for checks."""
+
+NOT_SET = object()
+"""Stands for an option that `airflow_config` does not have."""
 
 DEFAULT_QUEUE = "operators.default_queue"
 """Option of `airflow_config`: the queue of tasks that ask for none."""
@@ -176,15 +185,17 @@ def _check_case(inventory: Inventory) -> list[Problem]:
     hosts_by_name: dict[str, list[str]] = {}
     for host, config in inventory.settings("airflow_config").items():
         for section, options in config.items() if isinstance(config, Mapping) else ():
-            for name in (section, *(options if isinstance(options, Mapping) else ())):
-                if str(name) != str(name).lower():
-                    hosts_by_name.setdefault(str(name), []).append(host)
+            if str(section) != str(section).lower():
+                hosts_by_name.setdefault(f"section {section}", []).append(host)
+            for option in options if isinstance(options, Mapping) else ():
+                if str(option) != str(option).lower():
+                    hosts_by_name.setdefault(f"option {option} of the section {section}", []).append(host)
     return [
         Problem(
             f"airflow_config, {name}",
             f"set on {scope_of(inventory, hosts)}{origin_of(inventory, 'airflow_config', hosts)}",
             "sections and options in lower case: Airflow would not find it, or find it twice",
-            f"write {name.lower()}",
+            f"write {name.split()[1].lower()}",
         )
         for name, hosts in hosts_by_name.items()
     ]
@@ -245,21 +256,33 @@ def check_limits(inventory: Inventory) -> list[Problem]:
         )
         for (name, value), hosts in hosts_by_value.items()
     ]
+    return [*problems, *_check_primarys(inventory)]
+
+
+def _check_primarys(inventory: Inventory) -> list[Problem]:
+    """Check that no host has another value of an option than the first scheduler, where more is computed from that."""
     primary = next(iter(inventory.groups.get("schedulers", ())), "")
+    problems = []
     for name, groups in PRIMARYS.items():
         members = dict.fromkeys(host for group in groups for host in inventory.groups.get(group, ()))
-        values = {host: _option(inventory, host, name, "not set") for host in members}
-        others = [host for host, value in values.items() if str(value) != str(values.get(primary))]
-        if primary in values and others:
-            problems.append(
-                Problem(
-                    _title(name),
-                    f"{shown_value(values[others[0]])} on {scope_of(inventory, others)}, "
-                    f"{shown_value(values[primary])} on {primary}{origin_of(inventory, 'airflow_config', others)}",
-                    f"the same on all of {', '.join(groups)}: more is computed from it",
-                    "set it in group_vars/all, for all hosts",
-                )
+        hosts_by_value: dict[str, list[str]] = {}
+        for host in members:
+            # What waits for facts, or is no dictionary, is the matter of other rules.
+            if isinstance(inventory.variables.get(host, {}).get("airflow_config", {}), Mapping):
+                value = _option(inventory, host, name, NOT_SET)
+                hosts_by_value.setdefault("not set" if value is NOT_SET else shown_value(value), []).append(host)
+        if len(hosts_by_value) < 2:
+            continue
+        others = [host for hosts in hosts_by_value.values() if primary not in hosts for host in hosts]
+        problems.append(
+            Problem(
+                _title(name),
+                "; ".join(f"{value} on {names_of(hosts)}" for value, hosts in hosts_by_value.items())
+                + origin_of(inventory, "airflow_config", others),
+                f"the same on all hosts of {', '.join(groups)}: more is computed from that of {primary}",
+                "set it in group_vars/all, for all hosts",
             )
+        )
     return problems
 
 

@@ -45,7 +45,7 @@ options:
     elements: dict
     required: true
   hosts:
-    description: C(name), C(components) and C(memory), in MB or null where it is not known, of each Airflow host.
+    description: C(name), C(components) and C(memory), in MB or null where it is not known, of each host.
     type: list
     elements: dict
     required: true

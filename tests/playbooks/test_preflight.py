@@ -39,6 +39,7 @@ PROBE = {
     "haproxy": "",
     "workers": [],
 }
+KEPT = [("cluster", "preflight"), ("cluster", "probe"), ("airflow", "dags_source")]
 STANDS_IN = f"""
 from ansible.plugins.action import ActionBase
 
@@ -73,7 +74,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if folder.name != "tasks":
                 (collection / "roles" / role.name / folder.name).symlink_to(folder)
         for tasks in (role / "tasks").glob("*.yml"):
-            kept = role.name == "cluster" and tasks.stem in ("preflight", "probe")
+            kept = (role.name, tasks.stem) in KEPT
             text = tasks.read_text() if kept else "---\n[]\n"
             (collection / "roles" / role.name / "tasks" / tasks.name).write_text(text)
     shutil.copytree(CHECKOUT / "inventories/cluster", root / "mysite", ignore=shutil.ignore_patterns("vault.yml"))
@@ -114,7 +115,7 @@ def test_a_scheduler_whose_own_tasks_do_not_fit_is_told_of(site: Path) -> None:
     probe = {**PROBE, "free": {"/opt/airflow/releases": 2**40}}
     executors = "CeleryExecutor,LocalExecutor"
     status, said = run(site, "airflow", airflow_dags="", probe=probe, airflow_executor=executors)
-    assert status == 0 and "control1 has 4096 MB" in said and "19 fit" in said, said
+    assert status == 0 and "control1 has 4096 MB" in said and "19 slots fit" in said, said
     fewer = {"core": {"parallelism": 32}}
     status, said = run(site, "airflow", airflow_dags="", probe=probe, airflow_executor=executors, airflow_config=fewer)
     assert status == 0 and "control1 has" not in said, said
@@ -146,6 +147,32 @@ def test_a_secret_that_is_none_is_refused_by_name(site: Path, value: str) -> Non
     for words in ("airflow_jwt_secret", "found:", "playbooks/secrets.yml", "Nothing was changed"):
         assert words in said, words
     assert "Compare the hosts with each other" not in said, "no host was asked"
+
+
+@pytest.mark.parametrize(
+    ("variables", "subject"),
+    [
+        ({"airflow_worker_instances": ["gpu"]}, "airflow_worker_instances"),
+        ({"airflow_worker_queues": "gpu"}, "airflow_worker_queues"),
+        ({"airflow_config": ["x"]}, "airflow_config"),
+    ],
+)
+def test_what_others_are_computed_from_is_checked_before_they_are(
+    site: Path, variables: dict[str, Any], subject: str
+) -> None:
+    status, said = run(site, "preflight", airflow_dags="", probe=ENOUGH, **variables)
+    assert status and subject in said and "found:" in said and "Nothing was changed" in said, said
+
+
+@pytest.mark.parametrize("limit", ["db1", "worker1"])
+def test_a_first_scheduler_that_cannot_be_asked_holds_up_nobody(site: Path, limit: str) -> None:
+    """Which DAGs it has would be compared with the folder, where some hosts of Airflow are left out."""
+    (site / "ssh").write_text("#!/bin/sh\nexit 255\n")
+    (site / "ssh").chmod(0o755)
+    told = {"airflow_dags": str(CHECKOUT / "molecule/workers/files/dags"), "ansible_ssh_executable": str(site / "ssh")}
+    status, said = run(site, "site", "--limit", limit, probe=ENOUGH, **told)
+    assert status == 0, said
+    assert ("worker1 -> control1]: UNREACHABLE!" in said) is (limit == "worker1")
 
 
 def test_no_parallelism_is_refused(site: Path) -> None:
@@ -182,8 +209,9 @@ def failed(said: str) -> dict[str, str]:
 ENOUGH = {**PROBE, "free": {"/opt/airflow/releases": 2**40}}
 
 
-def test_a_worker_that_cannot_be_reached_holds_up_nobody(site: Path) -> None:
-    status, said = run(site, "site", away=["worker2"], airflow_dags="", probe=ENOUGH)
+@pytest.mark.parametrize("playbook", ["site", "dags_rollback"])
+def test_a_worker_that_cannot_be_reached_holds_up_nobody(site: Path, playbook: str) -> None:
+    status, said = run(site, playbook, away=["worker2"], airflow_dags="", probe=ENOUGH)
     assert status, said
     for words in (
         "worker2 cannot be reached",

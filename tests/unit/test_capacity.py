@@ -226,19 +226,24 @@ def test_the_database_and_the_broker_need_memory_too() -> None:
     [
         (["scheduler"], 32, 5199, []),
         (["scheduler"], 32, None, []),
-        (["scheduler"], 32, 4096, ["box has 4096 MB", "(scheduler) needs 5199 MB", "24 fit; set airflow_config.core"]),
-        (["scheduler"], 32, 128, ["move one of them, or give it more memory"]),
+        (
+            ["scheduler"],
+            32,
+            4096,
+            ["box has 4096 MB", "(scheduler) needs 5199 MB", "24 slots fit; lower airflow_config"],
+        ),
+        (["scheduler"], 32, 128, ["give it more memory"]),
         (
             ["postgresql", "scheduler"],
             0,
             1000,
-            ["(postgresql, scheduler) needs 1099", "move one of them"],
+            ["(postgresql, scheduler) needs 1099 MB: give it more memory"],
         ),
         (
             ["postgresql", "worker"],
             0,
             1500,
-            ["(postgresql, worker) needs 1622", "3 fit; set airflow_worker"],
+            ["(postgresql, worker) needs 1622", "3 slots fit; lower airflow_worker_conc"],
         ),
         (["worker"], 0, 128, []),
     ],

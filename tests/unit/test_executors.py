@@ -31,6 +31,7 @@ def derived(name: str, executor: str, workers: int = 2, schedulers: int = 1, hos
         "cluster_scheduler_health_port": 8974,
         "cluster_triggerer_log_port": 8794,
         "cluster_worker_log_port": PORT,
+        "cluster_webserver_workers": 0,
     }
     return evaluate(f"{{{{ {name} }}}}", ("cluster",), variables)
 

@@ -25,7 +25,7 @@ def derived(name: str, leaving: str = "", **hosts: dict[str, Any]) -> Any:
         "groups": GROUPS,
         "hostvars": hostvars,
         "airflow_executor": "",
-        "cluster_webserver_workers": 1,
+        "cluster_webserver_workers": 0,
         "__cluster_leaving": {"worker": leaving},
     }
     return evaluate(f"{{{{ {name} }}}}", ("cluster",), variables)
