@@ -85,6 +85,16 @@ class Load:
                     found += [one for one in tries if one["start_date"] and one["state"] != "success"]
         return found
 
+    def why(self) -> str:
+        """The end of the log of each of these tries."""
+        logs = []
+        for one in self.broken_tries():
+            run = f"/api/v2/dags/{one['dag_id']}/dagRuns/{quote(one['dag_run_id'], safe='')}"
+            path = f"{run}/taskInstances/{one['task_id']}/logs/{one['try_number']}?map_index={one['map_index']}"
+            told = answer(self.api, "GET", path)[1].get("content", [])
+            logs.append(f"{path}\n" + "\n".join(str(line) for line in told[-25:]))
+        return "\n".join(logs)
+
 
 def answer(api: Api, method: str, path: str, body: Any = None) -> tuple[int, Any]:
     """Ask the API; what does not answer has the status 0."""

@@ -77,7 +77,7 @@ def nothing_is_lost(load: Load, count: Count, watch: Watch, in_flight: int = 0) 
 
     ``in_flight`` pages may have been on their way from a host that lost its power: to be asked for again.
     """
-    assert (count.failed, count.lost) == (0, 0), count
+    assert (count.failed, count.lost) == (0, 0), f"{count}\n{load.why()}"
     assert count.submitted > 10, count
     assert load.broken_tries() == []
     assert watch.looks > 20
