@@ -282,8 +282,8 @@ def test_no_ignored_errors_and_no_set_fact() -> None:
         if re.search(rf"\b{word}\b", code(path))
     ]
     # A plan acts on no host, and is made before there are any; preflight says of each host what its silence means; the
-    # copy of logs ends with a task that fails where one of the hosts was silent; a first scheduler that is silent has no say
-    # in what a run with --limit brings.
+    # copy of logs ends with a task that fails where one of the hosts was silent; a first scheduler that is silent has no
+    # say in what a run with --limit brings.
     assert found == [
         "roles/airflow/tasks/dags_source.yml: ignore_unreachable",
         "roles/airflow/tasks/keep_logs.yml: ignore_unreachable",

@@ -1061,7 +1061,8 @@ def test_what_is_computed_from_an_option_knows_one_value_of_it(option: str) -> N
     """The budget of connections would not see what one host sets for itself."""
     ours, others = {"airflow_config": {"database": {option: 9}}}, {"airflow_config": {"database": {option: 40}}}
     assert check(ours) == []
-    for own in (others, {"airflow_config": {}}):
+    nothing: dict[str, Any] = {"airflow_config": {}}
+    for own in (others, nothing):
         problem = only(check(None, {"webservers": ["w1"]}, ctl=ours, w1=own))
         assert problem.found.startswith("9 on ctl; ") and problem.found.endswith(" on w1")
     assert check(None, ctl=ours, w1=others) == [], "a worker does not read it"
