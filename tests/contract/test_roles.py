@@ -281,9 +281,9 @@ def test_no_ignored_errors_and_no_set_fact() -> None:
         for word in ("ignore_errors", "ignore_unreachable", *(["set_fact"] if "roles" in path.parts else []))
         if re.search(rf"\b{word}\b", code(path))
     ]
-    # A plan acts on no host, and is made before there are any; preflight says of each host what its silence means; the
-    # copy of logs ends with a task that fails where one of the hosts was silent; a first scheduler that is silent has no
-    # say in what a run with --limit brings.
+    # A plan acts on no host, and is made before there are any; preflight says of each host what its silence means; a
+    # copy of logs ends with a task that fails where one of the hosts was silent; a first scheduler that is silent has
+    # no say in what a run with --limit brings.
     assert found == [
         "roles/airflow/tasks/dags_source.yml: ignore_unreachable",
         "roles/airflow/tasks/keep_logs.yml: ignore_unreachable",
