@@ -86,13 +86,16 @@ class Load:
         return found
 
     def why(self) -> str:
-        """The end of the log of each of these tries."""
+        """The end of the log of each of these tries, and what Airflow noted of it."""
         logs = []
         for one in self.broken_tries():
             run = f"/api/v2/dags/{one['dag_id']}/dagRuns/{quote(one['dag_run_id'], safe='')}"
             path = f"{run}/taskInstances/{one['task_id']}/logs/{one['try_number']}?map_index={one['map_index']}"
             told = answer(self.api, "GET", path)[1].get("content", [])
             logs.append(f"{path}\n" + "\n".join(str(line) for line in told[-25:]))
+            named = f"dag_id={one['dag_id']}&run_id={quote(one['dag_run_id'], safe='')}&task_id={one['task_id']}"
+            noted = answer(self.api, "GET", f"/api/v2/eventLogs?{named}&map_index={one['map_index']}")[1]
+            logs += [f"{entry['when']} {entry['event']} {entry['extra']}" for entry in noted.get("event_logs", [])]
         return "\n".join(logs)
 
 
