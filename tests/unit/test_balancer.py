@@ -58,7 +58,7 @@ def test_each_api_server_is_a_server_of_the_balancer() -> None:
         "server control1 10.0.0.1:8080",
         "server control2 control2:8080",
     ]
-    assert "option httpchk GET /api/v2/version" in lines
+    assert "option httpchk GET /execution/health" in lines
     # Nothing but a GET is sent a second time once a server may have read it.
     assert "retry-on conn-failure empty-response" in lines
     assert "http-request disable-l7-retry unless METH_GET" in lines
