@@ -133,6 +133,7 @@ def test_failures_keep_secrets(cluster):
     cluster.play("playbooks/airflow.yml")
 
 
+@pytest.mark.long
 def test_check_mode_does_not_ask_what_is_not_there_yet(cluster):
     """Another password or port: a check says so, and asks nothing that is not there yet."""
     before = cluster.started()
@@ -264,6 +265,7 @@ def test_added_worker_restarts_no_other(cluster):
     cluster.play("playbooks/verify.yml")
 
 
+@pytest.mark.long
 def test_killed_worker_comes_back(cluster):
     worker = cluster.host("worker2")
     before = worker.check_output("systemctl show --value --property=MainPID airflow-worker")
@@ -285,6 +287,7 @@ def test_stopped_component_is_named_and_mended(cluster):
     cluster.play("playbooks/verify.yml")
 
 
+@pytest.mark.long
 def test_worker_of_no_host_is_named(cluster):
     """Celery counts it, the inventory does not: it would take tasks with who knows which packages."""
     worker = cluster.host("worker2")
@@ -300,6 +303,7 @@ def test_worker_of_no_host_is_named(cluster):
         assert word in output, word
 
 
+@pytest.mark.long
 def test_rebooted_hosts_come_back_by_themselves(cluster, web_url):
     names = ("db1", "control1", "worker1")
     boots = {name: cluster.host(name).check_output("stat --format=%Y /proc/1") for name in names}
