@@ -185,11 +185,14 @@ def _check_case(inventory: Inventory) -> list[Problem]:
     hosts_by_name: dict[str, list[str]] = {}
     for host, config in inventory.settings("airflow_config").items():
         for section, options in config.items() if isinstance(config, Mapping) else ():
-            if str(section) != str(section).lower():
-                hosts_by_name.setdefault(f"section {section}", []).append(host)
+            names = {str(section): f"section {section}"}
             for option in options if isinstance(options, Mapping) else ():
-                if str(option) != str(option).lower():
-                    hosts_by_name.setdefault(f"option {option} of the section {section}", []).append(host)
+                names[str(option)] = f"option {option} of the section {section}"
+            # What is no name at all is the matter of the rule about literals.
+            if all(re.fullmatch("[A-Za-z0-9_.-]+", name) for name in names):
+                for name, title in names.items():
+                    if name != name.lower():
+                        hosts_by_name.setdefault(title, []).append(host)
     return [
         Problem(
             f"airflow_config, {name}",
