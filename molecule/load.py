@@ -86,17 +86,20 @@ class Load:
         return found
 
     def why(self) -> str:
-        """The end of the log of each of these tries, and what Airflow noted of it."""
-        logs = []
-        for one in self.broken_tries():
-            run = f"/api/v2/dags/{one['dag_id']}/dagRuns/{quote(one['dag_run_id'], safe='')}"
-            path = f"{run}/taskInstances/{one['task_id']}/logs/{one['try_number']}?map_index={one['map_index']}"
-            told = answer(self.api, "GET", path)[1].get("content", [])
-            logs.append(f"{path}\n" + "\n".join(str(line) for line in told[-25:]))
-            named = f"dag_id={one['dag_id']}&run_id={quote(one['dag_run_id'], safe='')}&task_id={one['task_id']}"
-            noted = answer(self.api, "GET", f"/api/v2/eventLogs?{named}&map_index={one['map_index']}")[1]
-            logs += [f"{entry['when']} {entry['event']} {entry['extra']}" for entry in noted.get("event_logs", [])]
-        return "\n".join(logs)
+        """What Airflow noted of each task that did not succeed at once, and the end of the log of its last try."""
+        told = []
+        for run in self.runs:
+            for task in self.api.tasks(run):
+                if task["try_number"] > 1 or task["state"] != "success":
+                    which = f"{task['task_id']}/logs/{task['try_number']}?map_index={task['map_index']}"
+                    log = answer(self.api, "GET", f"{run}/taskInstances/{which}")[1].get("content", [])
+                    named = f"dag_id={task['dag_id']}&run_id={quote(task['dag_run_id'], safe='')}"
+                    named += f"&task_id={task['task_id']}&map_index={task['map_index']}"
+                    noted = answer(self.api, "GET", f"/api/v2/eventLogs?{named}")[1].get("event_logs", [])
+                    told += [f"{run} {task['task_id']} {task['map_index']} {task['state']} {task['start_date']}"]
+                    told += [f"{entry['when']} {entry['event']} {entry['extra']}" for entry in noted]
+                    told += [str(line) for line in log[-25:]]
+        return "\n".join(told)
 
 
 def answer(api: Api, method: str, path: str, body: Any = None) -> tuple[int, Any]:

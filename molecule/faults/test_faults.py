@@ -85,7 +85,7 @@ def test_fault(fault: Fault, cluster: Cluster, api: Api, rows: list[dict[str, An
     row = {"fault": fault.name, "retries": 2 if fault.kills else 0, **count._asdict()}
     row |= {"recovered": round(recovered, 1), "human": missing()}
     rows.append(row)
-    assert (row["failed"], row["lost"], row["human"]) == (0, 0, []), row
+    assert (row["failed"], row["lost"], row["human"]) == (0, 0, []), f"{row}\n{load.why()}"
     assert row["first_try"] + row["retried"] == row["submitted"]
     if fault.kills:
         assert row["retried"] > 0, "nothing died: the fault proves nothing"
