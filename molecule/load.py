@@ -77,28 +77,29 @@ class Load:
     def broken_tries(self) -> list[dict[str, Any]]:
         """Tries that began and did not end well, of all tasks. One that no worker was told of never began."""
         found = []
-        for run in self.runs:
-            for task in self.api.tasks(run):
-                if task["try_number"] > 1 or task["state"] != "success":
-                    path = f"{run}/taskInstances/{task['task_id']}/{task['map_index']}/tries"
-                    tries = self.api.ask("GET", path)[1]["task_instances"]
-                    found += [one for one in tries if one["start_date"] and one["state"] != "success"]
+        for run, task in self.troubled():
+            path = f"{run}/taskInstances/{task['task_id']}/{task['map_index']}/tries"
+            tries = self.api.ask("GET", path)[1]["task_instances"]
+            found += [one for one in tries if one["start_date"] and one["state"] != "success"]
         return found
+
+    def troubled(self) -> list[tuple[str, dict[str, Any]]]:
+        """Each task that did not succeed at once, with the path of its run."""
+        tasks = [(run, task) for run in self.runs for task in self.api.tasks(run)]
+        return [(run, task) for run, task in tasks if task["try_number"] > 1 or task["state"] != "success"]
 
     def why(self) -> str:
         """What Airflow noted of each task that did not succeed at once, and the end of the log of its last try."""
         told = []
-        for run in self.runs:
-            for task in self.api.tasks(run):
-                if task["try_number"] > 1 or task["state"] != "success":
-                    which = f"{task['task_id']}/logs/{task['try_number']}?map_index={task['map_index']}"
-                    log = answer(self.api, "GET", f"{run}/taskInstances/{which}")[1].get("content", [])
-                    named = f"dag_id={task['dag_id']}&run_id={quote(task['dag_run_id'], safe='')}"
-                    named += f"&task_id={task['task_id']}&map_index={task['map_index']}"
-                    noted = answer(self.api, "GET", f"/api/v2/eventLogs?{named}")[1].get("event_logs", [])
-                    told += [f"{run} {task['task_id']} {task['map_index']} {task['state']} {task['start_date']}"]
-                    told += [f"{entry['when']} {entry['event']} {entry['extra']}" for entry in noted]
-                    told += [str(line) for line in log[-25:]]
+        for run, task in self.troubled():
+            which = f"{task['task_id']}/logs/{task['try_number']}?map_index={task['map_index']}"
+            log = answer(self.api, "GET", f"{run}/taskInstances/{which}")[1].get("content", [])
+            named = f"dag_id={task['dag_id']}&run_id={quote(task['dag_run_id'], safe='')}"
+            named += f"&task_id={task['task_id']}&map_index={task['map_index']}"
+            noted = answer(self.api, "GET", f"/api/v2/eventLogs?{named}")[1].get("event_logs", [])
+            told += [f"{run} {task['task_id']} {task['map_index']} {task['state']} {task['start_date']}"]
+            told += [f"{entry['when']} {entry['event']} {entry['extra']}" for entry in noted]
+            told += [str(line) for line in log[-25:]]
         return "\n".join(told)
 
 

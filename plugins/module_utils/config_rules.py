@@ -74,19 +74,22 @@ LEAST = {
 With less than 1, nothing would run; SQLAlchemy takes a pool of 0 and an overflow of -1 for no bound at all.
 """
 
+DEFAULT_QUEUE = "operators.default_queue"
+"""Option of `airflow_config`: the queue of tasks that ask for none."""
+
 PRIMARYS = {
     "core.parallelism": ("schedulers",),
     "database.sql_alchemy_pool_size": ("schedulers", "webservers", "dag_processors", "triggerers"),
     "database.sql_alchemy_max_overflow": ("schedulers", "webservers", "dag_processors", "triggerers"),
-    "operators.default_queue": ("schedulers", "dag_processors"),
+    DEFAULT_QUEUE: ("schedulers", "dag_processors"),
 }
 """Options of `airflow_config` of which the first scheduler's value is computed with, and the groups that read them."""
 
 LIMITS_BY_VARIABLE = {"MemoryMax": "airflow_worker_memory_max", "CPUQuota": "airflow_worker_cpu_quota"}
 """Directives of a worker that have a variable of their own, which the memory of its tasks is checked against."""
 
-VISIBILITY = ("celery_broker_transport_options", "visibility_timeout")
-"""Section and option of `airflow_config`: seconds after which Redis hands a message to another worker."""
+VISIBILITY = "celery_broker_transport_options.visibility_timeout"
+"""Option of `airflow_config`: seconds after which Redis hands a message to another worker."""
 
 AIRFLOWS_VISIBILITY = 86400
 """What Airflow uses where the option is not set."""
@@ -94,20 +97,17 @@ AIRFLOWS_VISIBILITY = 86400
 COMPUTED_WITH = (
     *LEAST,
     "api_auth.jwt_leeway",
-    "celery_broker_transport_options.visibility_timeout",
+    VISIBILITY,
     "core.hostname_callable",
     "execution_api.jwt_expiration_time",
     "logging.base_log_folder",
-    "operators.default_queue",
+    DEFAULT_QUEUE,
     "scheduler.task_queued_timeout",
 )
 """Options of `airflow_config` that are read from there, for values elsewhere and for checks."""
 
 NOT_SET = object()
 """Stands for an option that `airflow_config` does not have."""
-
-DEFAULT_QUEUE = "operators.default_queue"
-"""Option of `airflow_config`: the queue of tasks that ask for none."""
 
 OWN_VARIABLES = ("AIRFLOW_CLUSTER_ADDRESS", "AIRFLOW_CONFIG", "AIRFLOW_HOME", "HOME", "PYTHONPATH")
 """Variables of every component's environment without which it finds nothing, or what others may write."""
@@ -152,7 +152,7 @@ def check_config(inventory: Inventory) -> list[Problem]:
     if texts:
         problems.append(
             Problem(
-                "airflow_config, option extra_celery_config of the section celery",
+                _title("celery.extra_celery_config"),
                 f"text, on {scope_of(inventory, texts)}{origin_of(inventory, 'airflow_config', texts)}",
                 "a dictionary: it is merged with what the collection sets, which keeps tasks while Redis is away",
                 "write it as YAML, such as extra_celery_config: {worker_max_tasks_per_child: 10}",
@@ -250,7 +250,7 @@ def check_limits(inventory: Inventory) -> list[Problem]:
             whole = not isinstance(value, bool) and re.fullmatch("[0-9]+", str(value))
             if value is not None and not (whole and int(str(value)) >= least):
                 hosts_by_value.setdefault((name, shown_value(value)), []).append(host)
-    problems = [
+    return [
         Problem(
             _title(name),
             f"{value} on {scope_of(inventory, hosts)}{origin_of(inventory, 'airflow_config', hosts)}",
@@ -259,12 +259,11 @@ def check_limits(inventory: Inventory) -> list[Problem]:
         )
         for (name, value), hosts in hosts_by_value.items()
     ]
-    return [*problems, *_check_primarys(inventory)]
 
 
-def _check_primarys(inventory: Inventory) -> list[Problem]:
+def check_primarys(inventory: Inventory) -> list[Problem]:
     """Check that no host has another value of an option than the first scheduler, where more is computed from that."""
-    primary = next(iter(inventory.groups.get("schedulers", ())), "")
+    primary = _primary(inventory)
     problems = []
     for name, groups in PRIMARYS.items():
         members = dict.fromkeys(host for group in groups for host in inventory.groups.get(group, ()))
@@ -287,6 +286,11 @@ def _check_primarys(inventory: Inventory) -> list[Problem]:
             )
         )
     return problems
+
+
+def _primary(inventory: Inventory) -> str:
+    """The first scheduler; empty where there is none, which is the matter of another rule."""
+    return next(iter(inventory.groups.get("schedulers", ())), "")
 
 
 def _option(inventory: Inventory, host: str, name: str, default: Any = None) -> Any:
@@ -327,20 +331,17 @@ def check_connections(inventory: Inventory) -> list[Problem]:
 
 def check_longest_task(inventory: Inventory, catalogue: Catalogue) -> list[Problem]:
     """Check that no message is delivered a second time while its first worker may still run the task."""
-    configs, stops = inventory.settings("airflow_config"), inventory.settings("airflow_worker_stop_timeout")
-    section, option = VISIBILITY
+    stops = inventory.settings("airflow_worker_stop_timeout")
     hosts_by_pair: dict[tuple[int, int], list[str]] = {}
     for host in inventory.groups.get("workers", ()):
-        config = configs.get(host)
-        options = config.get(section) if isinstance(config, Mapping) else None
-        visible = options.get(option, "") if isinstance(options, Mapping) else ""
+        visible = _option(inventory, host, VISIBILITY, "")
         visible = AIRFLOWS_VISIBILITY if visible is None else visible
         longest = stops.get(host, catalogue.defaults.get("airflow_worker_stop_timeout"))
         if str(visible).isdigit() and str(longest).isdigit():
             hosts_by_pair.setdefault((int(str(visible)), int(str(longest))), []).append(host)
     return [
         Problem(
-            f"airflow_config, option {option} of the section {section}",
+            _title(VISIBILITY),
             f"{visible} seconds on {scope_of(inventory, hosts)}; airflow_worker_stop_timeout is {longest}: "
             f"a task that runs for longer than {visible} seconds would be started a second time",
             "at least airflow_worker_stop_timeout, which is longer than the longest task",
@@ -421,7 +422,7 @@ def check_default_queue(inventory: Inventory, catalogue: Catalogue) -> list[Prob
     workers = inventory.groups.get("workers", ())
     if not workers or executors(inventory, catalogue)[0] != "CeleryExecutor":
         return []
-    primary = next(iter(inventory.groups.get("schedulers", ())), "")
+    primary = _primary(inventory)
     wanted = _option(inventory, primary, DEFAULT_QUEUE) or "default"
     served: list[Any] = []
     for host in workers:

@@ -27,6 +27,7 @@ from ansible_collections.dataops.airflow.plugins.module_utils.config_rules impor
     check_instances,
     check_limits,
     check_longest_task,
+    check_primarys,
     check_service_options,
 )
 from ansible_collections.dataops.airflow.plugins.module_utils.dag_rules import (
@@ -126,6 +127,7 @@ def check_inventory(inventory: Inventory, catalogue: Catalogue, purpose: str = "
         *check_config(inventory),
         *check_environment(inventory),
         *check_limits(inventory),
+        *check_primarys(inventory),
         *check_longest_task(inventory, catalogue),
         *check_service_options(inventory),
         *check_instances(inventory, catalogue),
