@@ -198,6 +198,31 @@ def test_redis_restarts_alone(cluster):
     cluster.play("playbooks/redis.yml")
 
 
+SEND = """
+from types import SimpleNamespace
+from airflow.providers.celery.executors import celery_executor_utils as executor
+def broken(*_, **__):
+    raise ValueError("a sending")
+app = executor._get_celery_app_for_workload(None)
+app.amqp.send_task_message = broken
+kind = type(app.tasks["execute_workload"])
+def ends():
+    workload = SimpleNamespace(model_dump_json=lambda: "{}")
+    return repr(executor.send_workload_to_executor(("key", workload, "default", None))[2].exception)
+found = [ends()]
+kind.apply_async = kind.apply_async.__wrapped__
+print(*found, ends(), sep="\\n")
+"""
+"""Has Airflow's executor send a task with the scheduler's settings, with `scheduler_send` and without."""
+
+
+def test_whatever_a_sending_ends_in_is_tried_again(cluster):
+    line = "set -a; . /etc/airflow/scheduler.env; cd /; /opt/airflow/current/bin/python -c %s"
+    said = cluster.host("control1").check_output(line, SEND).splitlines()
+    # Airflow tries again the former and fails the task for the latter.
+    assert said[-2:] == ["AirflowTaskTimeout(\"not sent: ValueError('a sending')\")", "ValueError('a sending')"], said
+
+
 def test_refused_inventory_changes_nothing(cluster):
     before = cluster.started()
     cluster.change(CHANGE, "---\nairflow_dasg: /tmp\nairflow_executor: SequentialExecutor\ncluster_redis_port: 70000\n")

@@ -285,7 +285,7 @@ def test_awkward_options_come_back(hosts: Hosts) -> None:
     own_celery = {"connections_path": "/a%b", "list": [1, "two", True, None]}
     celery = json.loads(config["celery"]["extra_celery_config"])
     assert celery.pop("task_publish_retry_policy")["max_retries"] is None, "beside the site's own"
-    assert celery.pop("task_annotations") == ["worker_disk.DiskGuard"]
+    assert celery.pop("task_annotations") == ["worker_disk.DiskGuard", "scheduler_send.SendAgain"]
     assert celery.pop("imports") == ["airflow.dag_processing.dagbag", "worker_messages"]
     assert celery == own_celery
     assert config.getboolean("metrics", "statsd_on") is True
