@@ -36,11 +36,11 @@ def again(apply_async: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class SendAgain:
-    """Celery's annotation for every task."""
+    """Celery's annotation for each task by itself: of those for every task it takes one, which is ``DiskGuard``."""
 
-    def annotate(self, task: Any) -> None:
-        """Nothing for single tasks."""
-
-    def annotate_any(self) -> dict[str, Any]:
-        """What goes around a method of every task."""
+    def annotate(self, task: Any) -> dict[str, Any]:
+        """What goes around a method of a task."""
         return {"@apply_async": again}
+
+    def annotate_any(self) -> None:
+        """Nothing for every task."""
