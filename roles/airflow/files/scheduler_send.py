@@ -1,10 +1,9 @@
 """Has Airflow send a task again whose sending failed.
 
 Airflow tries again what did not get through within its ``operation_timeout``, and fails a task for whatever else its
-sending ends in. kombu tries again as well, but gives up on a broker that takes its new connection and goes away once
-more, and trips over a connection whose making that timeout broke off: the next sending then ends in an error of
-Python's. Celery loads this class by its name, which ``task_annotations`` of ``[celery] extra_celery_config`` gives, and
-has :func:`again` around each sending.
+sending ends in: a broker that refuses the connection or ends it, or an error of Python's where that timeout, an alarm,
+struck within a library. Celery loads this class by its name, which ``task_annotations`` of ``[celery]
+extra_celery_config`` gives, and has :func:`again` around each sending.
 """
 
 from __future__ import annotations
