@@ -70,15 +70,19 @@ def restarts(told: argparse.Namespace) -> bool:
         (program.Look(QUEUES, 0, {"default": "b"}), {"default": "a"}, ""),
         (program.Look(QUEUES, 1, {"default": "a"}), {"default": "a"}, "3 of its 4 slots are free"),
         (program.Look(QUEUES, 4, {"default": "a"}), {"default": "a"}, ""),
+        (program.Look(QUEUES, 1, {}, ["b", "c"]), {}, "3 of its 4 slots are free, and it has not begun 1 of"),
+        (program.Look(QUEUES, 1, {}, ["c"]), {}, ""),
+        (program.Look(QUEUES, 4, {}, ["b"]), {}, ""),
         (program.Look([*QUEUES, "more"], 0, {}), {}, ""),
     ],
     ids=[
         "works", "silent", "a queue missing", "no queue", "a task just came", "the queue moves", "idle beside its work",
-        "busy", "more queues than asked for",
+        "busy", "a task taken and not begun", "a task just taken", "busy beside one that it took",
+        "more queues than asked for",
     ],
 )  # fmt: skip
 def test_trouble(look: Any, before: dict[str, str], word: str) -> None:
-    found = program.trouble(look, before, QUEUES, 4)
+    found = program.trouble(look, program.Memory(0, 0, before, ["b"]), QUEUES, 4)
     assert word in found and bool(word) is bool(found)
 
 

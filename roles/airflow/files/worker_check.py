@@ -2,9 +2,10 @@
 # Apache License 2.0 (see LICENSE)
 """Notices that a worker which is alive takes no tasks any more: see templates/worker_check.service.j2, which runs it.
 
-After the broker was away, a Celery worker may answer and yet never take another task. The worker is asked what it
-consumes from, and the queues are looked at. Three looks in a row that find it idle beside its work leave a file behind,
-upon which the unit restarts it. A broker that does not answer is not the worker's fault.
+After the broker was away, a Celery worker may answer and yet never take another task, or never begin one that it took.
+The worker is asked what it consumes from and what it has, and the queues are looked at. Three looks in a row that find
+it idle beside its work leave a file behind, upon which the unit restarts it. A broker that does not answer is not the
+worker's fault.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,13 @@ class Look:
     :ivar queues: names of the queues that the worker consumes from; None when it does not answer.
     :ivar running: tasks that it runs.
     :ivar oldest: by queue, the ID of the message that waits longest there; queues without messages are left out.
+    :ivar received: IDs of the tasks that it has taken and not begun.
     """
 
     queues: list[str] | None = None
     running: int = 0
     oldest: dict[str, str] = field(default_factory=dict)
+    received: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -49,17 +52,19 @@ class Memory:
     :ivar start: when the worker was started that was looked at, in seconds since the epoch.
     :ivar bad: looks in a row that found trouble.
     :ivar oldest: that of the last look.
+    :ivar received: that of the last look.
     """
 
     start: float = 0
     bad: int = 0
     oldest: dict[str, str] = field(default_factory=dict)
+    received: list[str] = field(default_factory=list)
 
 
-def trouble(look: Look, before: Mapping[str, str], queues: Sequence[str], slots: int) -> str:
+def trouble(look: Look, before: Memory, queues: Sequence[str], slots: int) -> str:
     """Judge a look. Returns the trouble, or nothing.
 
-    :param before: ``oldest`` of the look before.
+    :param before: what the look before left.
     :param queues: those that the worker is meant to consume from.
     :param slots: tasks that it can run at once.
     """
@@ -68,17 +73,20 @@ def trouble(look: Look, before: Mapping[str, str], queues: Sequence[str], slots:
     missing = [name for name in queues if name not in look.queues]
     if missing:
         return f"it does not consume from {', '.join(missing)}"
-    waiting = [name for name in queues if name in look.oldest and look.oldest[name] == before.get(name)]
-    if waiting and look.running < slots:
-        free = slots - look.running
+    free = slots - look.running
+    waiting = [name for name in queues if name in look.oldest and look.oldest[name] == before.oldest.get(name)]
+    if waiting and free > 0:
         return f"{free} of its {slots} slots are free, and the oldest task in {', '.join(waiting)} still waits"
+    unbegun = set(look.received) & set(before.received)
+    if unbegun and free > 0:
+        return f"{free} of its {slots} slots are free, and it has not begun {len(unbegun)} of the tasks that it took"
     return ""
 
 
 def next_memory(memory: Memory, start: float, look: Look, found: str) -> Memory:
     """What to keep after a look that found this trouble, or none; a worker that was started anew begins anew."""
     bad = memory.bad if memory.start == start else 0
-    return Memory(start, bad + 1 if found else 0, look.oldest)
+    return Memory(start, bad + 1 if found else 0, look.oldest, look.received)
 
 
 def look_at(worker: str, queues: Sequence[str]) -> Look:
@@ -104,12 +112,13 @@ def look_at(worker: str, queues: Sequence[str]) -> Look:
         ask = app.control.inspect(destination=[worker], timeout=10, limit=1)
         consumed = (ask.active_queues() or {}).get(worker)
         running = (ask.active() or {}).get(worker) if consumed is not None else None
+        received = (ask.reserved() or {}).get(worker) if running is not None else None
     except (OperationalError, RedisError) as problem:
         raise OSError(str(problem)) from problem
     oldest = {name: str(json.loads(text)["headers"]["id"]) for name, text in waiting.items() if text}
-    if consumed is None or running is None:
+    if consumed is None or running is None or received is None:
         return Look(oldest=oldest)
-    return Look([queue["name"] for queue in consumed], len(running), oldest)
+    return Look([queue["name"] for queue in consumed], len(running), oldest, [task["id"] for task in received])
 
 
 def read(path: Path) -> Memory:
@@ -140,7 +149,7 @@ def check(told: argparse.Namespace, now: float, ask: Any = look_at) -> str:
     except OSError as problem:
         memory.unlink(missing_ok=True)
         return f"the broker does not answer: {problem}"
-    found = trouble(look, before.oldest if before.start == start else {}, told.queues, told.slots)
+    found = trouble(look, before if before.start == start else Memory(), told.queues, told.slots)
     after = next_memory(before, start, look, found)
     memory.write_text(json.dumps(asdict(after)))
     if after.bad >= LOOKS:
