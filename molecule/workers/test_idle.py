@@ -55,6 +55,21 @@ def test_worker_that_answers_and_does_not_consume(cluster, api):
     assert (task["state"], task["try_number"]) == ("success", 1)
 
 
+def test_worker_that_does_not_begin_what_it_took(cluster, api):
+    """Nothing waits in its queues; the task goes back there with the restart, and succeeds on its first try."""
+    worker = cluster.host("worker2")
+    # A worker that was just started is left alone.
+    before = cluster.started()
+    now = worker.check_output("date +%s")
+    wait_until(lambda: looked(cluster, "it takes tasks", now), 120)
+    worker.check_output("pkill --signal STOP --full 'celeryd: .*ForkPool[W]orker'")
+    patient = api.start_dag("patient")
+    wait_until(lambda: looked(cluster, "it has not begun 1 of the tasks that it took: it is restarted", now), 120)
+    wait_until(lambda: restarted(before, cluster.started()) == {"worker2/airflow-worker"}, 240)
+    wait_until(lambda: [task["state"] for task in api.tasks(patient)] == ["success"], 240)
+    assert [task["try_number"] for task in api.tasks(patient)] == [1]
+
+
 def test_worker_that_does_not_answer(cluster):
     worker = cluster.host("worker2")
     # A worker that was just started is left alone.
