@@ -74,11 +74,13 @@ def trouble(look: Look, before: Memory, queues: Sequence[str], slots: int) -> st
     if missing:
         return f"it does not consume from {', '.join(missing)}"
     free = slots - look.running
+    if free <= 0:
+        return ""
     waiting = [name for name in queues if name in look.oldest and look.oldest[name] == before.oldest.get(name)]
-    if waiting and free > 0:
+    if waiting:
         return f"{free} of its {slots} slots are free, and the oldest task in {', '.join(waiting)} still waits"
     unbegun = set(look.received) & set(before.received)
-    if unbegun and free > 0:
+    if unbegun:
         return f"{free} of its {slots} slots are free, and it has not begun {len(unbegun)} of the tasks that it took"
     return ""
 
