@@ -55,14 +55,18 @@ def killed(host: str, unit: str) -> Breaks:
     return run(host, f"systemctl kill --signal=KILL {unit}")
 
 
-@contextmanager
-def power_cut(cluster: Cluster) -> Iterator[None]:
-    """Take the power from the worker's host."""
-    podman(cluster, WORKER, "kill")
-    try:
-        yield
-    finally:
-        podman(cluster, WORKER, "start")
+def power_cut(host: str) -> Breaks:
+    """Take the power from a host."""
+
+    @contextmanager
+    def breaks(cluster: Cluster) -> Iterator[None]:
+        podman(cluster, host, "kill")
+        try:
+            yield
+        finally:
+            podman(cluster, host, "start")
+
+    return breaks
 
 
 @contextmanager
@@ -74,8 +78,8 @@ def reboot(cluster: Cluster) -> Iterator[None]:
     yield
 
 
-def cut(host: str, port: int) -> Breaks:
-    """Drop every packet between the worker and a port of another host, in silence, as a broken switch does."""
+def cut(from_host: str, host: str, port: int) -> Breaks:
+    """Drop every packet between a host and a port of another one, in silence, as a broken switch does."""
 
     @contextmanager
     def breaks(cluster: Cluster) -> Iterator[None]:
@@ -83,7 +87,7 @@ def cut(host: str, port: int) -> Breaks:
             "nsenter",
             "--net",
             "--target",
-            podman(cluster, WORKER, "inspect", "--format={{.State.Pid}}"),
+            podman(cluster, from_host, "inspect", "--format={{.State.Pid}}"),
             "iptables",
         ]
         peer = cluster.address(host)
@@ -146,7 +150,7 @@ ENOUGH = 'systemctl stop again && [ "$(systemctl show --value --property=NRestar
 
 FAULTS = [
     Fault("worker: SIGKILL", killed(WORKER, "airflow-worker"), kills=True),
-    Fault("worker's host: power cut for 20 s", power_cut, 20, kills=True),
+    Fault("worker's host: power cut for 20 s", power_cut(WORKER), 20, kills=True),
     Fault("scheduler: SIGKILL", killed("control1", "airflow-scheduler")),
     Fault("control host: reboot", reboot),
     Fault("API server: down for 20 s", stopped("control1", "airflow-api-server"), 20),
@@ -157,9 +161,12 @@ FAULTS = [
     Fault("Redis: SIGKILL again and again for 60 s", run("db1", AGAIN, ENOUGH), 60),
     Fault("PostgreSQL: restart", run("db1", "systemctl restart 'postgresql@*'")),
     Fault("PostgreSQL: down for 30 s", stopped("db1", "postgresql@$(ls /etc/postgresql)-main"), 30),
-    Fault("network from a worker to Redis: cut for 30 s", cut("db1", 6379), 30),
-    Fault("network from a worker to PostgreSQL: cut for 30 s", cut("db1", 5432), 30),
-    Fault("network from a worker to the API server: cut for 30 s", cut("control1", 8080), 30),
+    Fault("host of PostgreSQL and Redis: power cut for 20 s", power_cut("db1"), 20),
+    Fault("network from the scheduler to Redis: cut for 30 s", cut("control1", "db1", 6379), 30),
+    Fault("network from the control host to PostgreSQL: cut for 30 s", cut("control1", "db1", 5432), 30),
+    Fault("network from a worker to Redis: cut for 30 s", cut(WORKER, "db1", 6379), 30),
+    Fault("network from a worker to PostgreSQL: cut for 30 s", cut(WORKER, "db1", 5432), 30),
+    Fault("network from a worker to the API server: cut for 30 s", cut(WORKER, "control1", 8080), 30),
     Fault(
         "worker: disk full for 30 s",
         run(WORKER, FULL, f"{INSIDE} umount --lazy /var/lib/airflow/logs"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,13 @@ import pytest
 from programs import load
 
 FILE = Path(__file__).parents[2] / "roles/airflow/files/worker_messages.py"
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A task that the worker has."""
+
+    message: Any
 
 
 class Redis:
@@ -46,8 +54,8 @@ class Redis:
         assert key == "unacked"
         return tag in self.unacked
 
-    def delete(self, key: str) -> None:
-        self.sets.pop(key, None)
+    def zrem(self, key: str, tag: str) -> None:
+        del self.sets[key][tag.encode()]
 
 
 @pytest.fixture
@@ -58,10 +66,22 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Any:
     def signal(name: str) -> SimpleNamespace:
         return SimpleNamespace(connect=lambda handler, weak: heard.update({name: handler}))
 
-    signals = {name: signal(name) for name in ("task_received", "worker_ready")}
-    loaded = load(monkeypatch, FILE, {"celery": {}, "celery.signals": signals})
-    assert heard == {"task_received": loaded.write_down, "worker_ready": loaded.put_back}
+    modules = {
+        "celery": {},
+        "celery.bootsteps": {"StartStopStep": object},
+        "celery.signals": {name: signal(name) for name in ("task_received", "worker_init")},
+        "celery.worker": {},
+        "celery.worker.state": {"active_requests": set(), "reserved_requests": set()},
+    }
+    loaded = load(monkeypatch, FILE, modules)
+    assert heard == {"task_received": loaded.write_down, "worker_init": loaded.take_part}
     return loaded
+
+
+def test_every_worker_has_the_step(program: Any) -> None:
+    steps: dict[str, set[Any]] = {"consumer": set()}
+    program.take_part(sender=SimpleNamespace(app=SimpleNamespace(steps=steps)), signal=None)
+    assert steps == {"consumer": {program.Resume}}
 
 
 def test_what_is_left_of_the_last_minutes_is_put_back(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,23 +100,31 @@ def test_what_is_left_of_the_last_minutes_is_put_back(program: Any, monkeypatch:
     consumer = SimpleNamespace(hostname="celery@worker1", task_consumer=SimpleNamespace(channel=channel))
     monkeypatch.setattr(program.time, "time", lambda: now[0])
 
-    def receive(tag: str) -> None:
-        message = SimpleNamespace(channel=channel, delivery_tag=tag)
-        program.write_down(sender=consumer, request=SimpleNamespace(message=message), signal=None)
+    def receive(tag: str) -> Request:
+        request = Request(SimpleNamespace(channel=channel, delivery_tag=tag))
+        program.write_down(sender=consumer, request=request, signal=None)
         redis.unacked.add(tag)
+        return request
 
-    program.put_back(sender=consumer, signal=None)
+    step = program.Resume()
+    step.start(consumer)
     assert restored == [], "nothing yet"
     receive("old")
     now[0] += program.KEEP + 1
+    running = receive("running")
     for tag in ("finished", "left"):
         receive(tag)
+    program.active_requests.add(running)
     redis.unacked.remove("finished")
     assert set(redis.expires.values()) == {program.KEEP}
     other = SimpleNamespace(hostname="celery@worker2", task_consumer=consumer.task_consumer)
-    program.put_back(sender=other, signal=None)
+    step.start(other)
     assert restored == [], "another worker's"
-    program.put_back(sender=consumer, signal=None)
+    assert program.reserved_requests == {running}, "its slot is taken"
+    step.start(consumer)
     assert restored == ["left"]
-    program.put_back(sender=consumer, signal=None)
+    step.start(consumer)
     assert restored == ["left"], "once"
+    program.active_requests.clear()
+    step.start(consumer)
+    assert restored == ["left", "running"], "killed since"
