@@ -15,7 +15,8 @@ import json, os
 from celery import Celery
 inspect = Celery(broker=os.environ['AIRFLOW__CELERY__BROKER_URL']).control.inspect(timeout=5)
 found = {'active': inspect.active(), 'reserved': inspect.reserved()}
-print(json.dumps({what: {name: len(tasks) for name, tasks in (of or {}).items()} for what, of in found.items()}))
+counts = {what: {name: len(tasks) for name, tasks in (of or {}).items()} for what, of in found.items()}
+print(json.dumps(counts, sort_keys=True))
 """
 
 
