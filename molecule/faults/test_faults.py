@@ -76,8 +76,12 @@ def test_fault(fault: Fault, cluster: Cluster, api: Api, rows: list[dict[str, An
     count = load.count(begun, PATIENCE)
 
     def missing() -> list[str]:
-        """Services that ran before and do not run now."""
-        return sorted(f"{unit} on {host}" for host, unit in set(before) - set(cluster.started()))
+        """Services that ran before and do not run now, or the host that cannot be asked."""
+        try:
+            now = cluster.started()
+        except RuntimeError as problem:
+            return [str(problem)]
+        return sorted(f"{unit} on {host}" for host, unit in set(before) - set(now))
 
     deadline = time.monotonic() + 60
     while missing() and time.monotonic() < deadline:
