@@ -71,7 +71,10 @@ def test_fault(fault: Fault, cluster: Cluster, api: Api, rows: list[dict[str, An
             # How long it lasts is what is tested.
             time.sleep(fault.seconds)
         mended = time.monotonic()
-        wait_until(lambda: works_again(api), PATIENCE)
+        try:
+            wait_until(lambda: works_again(api), PATIENCE)
+        except AssertionError as late:
+            raise AssertionError(f"no new run gets through every worker:\n{load.why()}") from late
         recovered = time.monotonic() - mended
     count = load.count(begun, PATIENCE)
 
