@@ -286,7 +286,7 @@ def test_awkward_options_come_back(hosts: Hosts) -> None:
     celery = json.loads(config["celery"]["extra_celery_config"])
     assert celery.pop("task_publish_retry_policy")["max_retries"] == 1, "beside the site's own"
     assert celery.pop("broker_pool_limit") == 0
-    assert celery.pop("worker_disable_prefetch") is True
+    assert celery.pop("worker_disable_prefetch") is False, "the site wants tasks to be taken ahead"
     assert celery.pop("worker_enable_prefetch_count_reduction") is False
     assert celery.pop("task_annotations") == ["worker_disk.DiskGuard", "scheduler_send.SendAgain"]
     assert celery.pop("imports") == ["airflow.dag_processing.dagbag", "worker_messages"]
