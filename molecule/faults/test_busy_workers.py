@@ -7,7 +7,6 @@ from conftest import Api, Cluster, wait_until
 
 pytestmark = pytest.mark.usefixtures("own_dags")
 
-WORKERS = ("worker1", "worker2")
 # Away for long enough that a worker cannot give back what it has taken.
 AWAY = "systemctl kill --signal=KILL redis-server; systemctl stop redis-server; sleep 5; systemctl start redis-server"
 ASK = """
