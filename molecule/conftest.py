@@ -198,6 +198,11 @@ def booted(cluster: Cluster, name: str) -> str:
         return ""
 
 
+def python_as(component: str) -> str:
+    """Command line that runs Python code with Airflow's packages and the settings of a component, or of `cli`."""
+    return f"set -a; . /etc/airflow/{component}.env; cd /; /opt/airflow/current/bin/python -B -c %s"
+
+
 def can_read(host: Any, unit: str, path: str) -> bool:
     """Whether code that runs in a unit, as Airflow's user, can read a file."""
     pid = host.check_output("systemctl show --value --property=MainPID %s", unit)

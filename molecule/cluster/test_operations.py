@@ -11,7 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import INVENTORY, TOP, Api, Cluster, basic, booted, changes, leaked, restarted, status_of, wait_until
+from conftest import (
+    INVENTORY,
+    TOP,
+    Api,
+    Cluster,
+    basic,
+    booted,
+    changes,
+    leaked,
+    python_as,
+    restarted,
+    status_of,
+    wait_until,
+)
 
 CHANGE = "group_vars/all/zzz_change.yml"
 
@@ -198,9 +211,6 @@ def test_redis_restarts_alone(cluster):
     cluster.play("playbooks/redis.yml")
 
 
-AS_THE_SCHEDULER = "set -a; . /etc/airflow/scheduler.env; cd /; /opt/airflow/current/bin/python -c %s"
-"""Runs Python with the scheduler's packages and settings."""
-
 SEND = """
 from types import SimpleNamespace
 from airflow.providers.celery.executors import celery_executor_utils as executor
@@ -220,7 +230,7 @@ print(*found, ends(), sep="\\n")
 
 
 def test_whatever_a_sending_ends_in_is_tried_again(cluster):
-    said = cluster.host("control1").check_output(AS_THE_SCHEDULER, SEND).splitlines()
+    said = cluster.host("control1").check_output(python_as("scheduler"), SEND).splitlines()
     # Airflow tries again the former and fails the task for the latter.
     assert said[-2:] == ["AirflowTaskTimeout(\"not sent: ValueError('a sending')\")", "ValueError('a sending')"], said
 
@@ -247,7 +257,7 @@ print(json.dumps([first, then.count("ExceptionWithTraceback"), last]))
 
 def test_sendings_that_are_broken_off_stop_no_later_one(cluster):
     """With Celery's pool of connections the last ones were not sent, in three of five tries with half as many."""
-    said = cluster.host("control1").check_output(f"{AS_THE_SCHEDULER} 2> /dev/null", BROKEN_OFF).splitlines()
+    said = cluster.host("control1").check_output(f"{python_as('scheduler')} 2> /dev/null", BROKEN_OFF).splitlines()
     first, broken_off, last = json.loads(said[-1])
     assert [first, *last] == ["AsyncResult"] * 4
     assert broken_off > 30, "too late to prove anything"

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import INVENTORY, Api, basic, can_read, changes, restarted, status_of, wait_until
+from conftest import INVENTORY, Api, basic, can_read, changes, python_as, restarted, status_of, wait_until
 
 CERTIFICATES = INVENTORY / ".certificates"
 CHANGE = "group_vars/all/zzz_change.yml"
@@ -167,7 +167,7 @@ def test_plain_text_is_refused_by_postgresql(cluster):
         " psycopg2.connect(url.replace('verify-full', 'disable'))"
     )
     host = cluster.host("control1")
-    line = "set -a; . /etc/airflow/scheduler.env; cd /; /opt/airflow/current/bin/python -c %s"
+    line = python_as("scheduler")
     done = host.run(line, code)
     assert done.rc != 0 and "no pg_hba.conf entry" in done.stderr and "no encryption" in done.stderr
     # The same without that word is let in.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import OWN_DAGS, restarted, wait_until
+from conftest import OWN_DAGS, python_as, restarted, wait_until
 
 CHANGE = "group_vars/all/zzz_check.yml"
 # As some workers are after the broker was away: it answers, and consumes from nothing but the queue of its name.
@@ -46,8 +46,7 @@ def test_worker_that_answers_and_does_not_consume(cluster, api):
     wait_until(lambda: [task["state"] for task in api.tasks(patient)] == ["running"], 60)
     before = cluster.started()
     now = cluster.host("worker2").check_output("date +%s")
-    command = "set -a; . /etc/airflow/cli.env; /opt/airflow/current/bin/python -B -c %s"
-    assert "no longer consuming" in cluster.host("control1").check_output(command, DEAFEN)
+    assert "no longer consuming" in cluster.host("control1").check_output(python_as("cli"), DEAFEN)
     wait_until(lambda: looked(cluster, "does not consume from default: it is restarted", now), 60)
     assert [task["state"] for task in api.tasks(patient)] == ["running"]
     wait_until(lambda: restarted(before, cluster.started()) == {"worker2/airflow-worker"}, 240)

@@ -13,7 +13,7 @@ import subprocess
 from urllib.parse import quote
 
 import pytest
-from conftest import INVENTORY, OWN_DAGS, SOURCES, TOP, booted, changes, podman, restarted, wait_until
+from conftest import INVENTORY, OWN_DAGS, SOURCES, TOP, booted, changes, podman, python_as, restarted, wait_until
 
 REMOVE = "playbooks/worker_remove.yml"
 DAG = "on_worker3"
@@ -71,8 +71,7 @@ def log_of(api, run: str) -> str:
 
 def queues(cluster) -> list[str]:
     """Queues that worker3 consumes from; none when it does not answer."""
-    command = "set -a; . /etc/airflow/cli.env; /opt/airflow/current/bin/python -B -c %s"
-    found = json.loads(cluster.host("control1").check_output(command, QUEUES).splitlines()[-1])
+    found = json.loads(cluster.host("control1").check_output(python_as("cli"), QUEUES).splitlines()[-1])
     return [str(name) for name in found]
 
 

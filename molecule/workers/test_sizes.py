@@ -10,7 +10,7 @@ import re
 from urllib.parse import quote
 
 import pytest
-from conftest import OWN_DAGS, changes, restarted, wait_until
+from conftest import OWN_DAGS, changes, python_as, restarted, wait_until
 
 CHANGE = "host_vars/worker2/sizes.yml"
 SIZES = """---
@@ -52,8 +52,7 @@ def sizes(cluster):
 
 def served(cluster) -> dict[str, list[str]]:
     """Queues that each worker consumes from."""
-    command = "set -a; . /etc/airflow/cli.env; /opt/airflow/current/bin/python -B -c %s"
-    found = json.loads(cluster.host("control1").check_output(command, QUEUES).splitlines()[-1])
+    found = json.loads(cluster.host("control1").check_output(python_as("cli"), QUEUES).splitlines()[-1])
     return {str(worker): list(queues) for worker, queues in found.items()}
 
 
