@@ -31,7 +31,8 @@ def has(cluster: Cluster) -> str:
 
 def test_full_workers_lose_the_broker(cluster: Cluster, api: Api) -> None:
     slots = cluster.variables["worker1"]["airflow_worker_concurrency"]
-    long = [api.start_dag("patient", seconds=75) for _ in range(slots)]
+    # The first two end when the others have half a minute to go.
+    long = [api.start_dag("patient", seconds=seconds) for seconds in [75, *[105] * (slots - 1)]]
     wait_until(lambda: states(api, long) == ["running"] * 2 * slots, 60)
     cluster.host("db1").check_output(AWAY)
     wait_until(lambda: has(cluster).count("celery@") == 4, 30)
@@ -45,8 +46,11 @@ def test_full_workers_lose_the_broker(cluster: Cluster, api: Api) -> None:
         f'{{"active": {{"celery@worker1": {slots}, "celery@worker2": {slots}}},'
         ' "reserved": {"celery@worker1": 0, "celery@worker2": 0}}'
     )
-    wait_until(lambda: set(states(api, long)) == {"success"}, 120)
-    wait_until(lambda: set(states(api, waiting)) == {"success"}, 30)
+    # What waits gets the processes that are free: behind another task it would not begin before that ends.
+    wait_until(lambda: set(states(api, long[:1])) == {"success"}, 90)
+    wait_until(lambda: set(states(api, waiting)) == {"success"}, 15)
+    assert states(api, long[1:]) == ["running"] * 2 * (slots - 1)
+    wait_until(lambda: set(states(api, long)) == {"success"}, 60)
     # Every slot is used again.
     later = [api.start_dag("patient", seconds=20) for _ in range(slots)]
     wait_until(lambda: states(api, later) == ["running"] * 2 * slots, 20)

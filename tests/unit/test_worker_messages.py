@@ -58,6 +58,14 @@ class Redis:
         del self.sets[key][tag.encode()]
 
 
+@dataclass
+class AsynPool:
+    """What is used of Celery's pool of processes: the jobs that it waits for, and the busy processes' descriptors."""
+
+    _cache: dict[int, Any]
+    _busy_workers: set[int]
+
+
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The file, with Celery's signals, which know who listens."""
@@ -69,6 +77,8 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Any:
     modules = {
         "celery": {},
         "celery.bootsteps": {"StartStopStep": object},
+        "celery.concurrency": {},
+        "celery.concurrency.asynpool": {"AsynPool": AsynPool},
         "celery.signals": {name: signal(name) for name in ("task_received", "worker_init")},
         "celery.worker": {},
         "celery.worker.state": {"active_requests": set(), "reserved_requests": set()},
@@ -97,7 +107,9 @@ def test_what_is_left_of_the_last_minutes_is_put_back(program: Any, monkeypatch:
 
     qos = SimpleNamespace(restore_by_tag=restore)
     channel = SimpleNamespace(conn_or_acquire=connect, unacked_key="unacked", qos=qos)
-    consumer = SimpleNamespace(hostname="celery@worker1", task_consumer=SimpleNamespace(channel=channel))
+    task_consumer = SimpleNamespace(channel=channel)
+    pool = AsynPool(_cache={}, _busy_workers=set())
+    consumer = SimpleNamespace(hostname="celery@worker1", task_consumer=task_consumer, pool=SimpleNamespace(_pool=pool))
     monkeypatch.setattr(program.time, "time", lambda: now[0])
 
     def receive(tag: str) -> Request:
@@ -117,11 +129,15 @@ def test_what_is_left_of_the_last_minutes_is_put_back(program: Any, monkeypatch:
     program.active_requests.add(running)
     redis.unacked.remove("finished")
     assert set(redis.expires.values()) == {program.KEEP}
-    other = SimpleNamespace(hostname="celery@worker2", task_consumer=consumer.task_consumer)
+    # One runs, one was cancelled when the connection broke, which leaves no process.
+    pool._cache = {1: SimpleNamespace(_write_to=SimpleNamespace(inqW_fd=11)), 2: SimpleNamespace(_write_to=None)}
+    # Celery's pool "solo" has none inside.
+    other = SimpleNamespace(hostname="celery@worker2", task_consumer=task_consumer, pool=object())
     step.start(other)
     assert restored == [], "another worker's"
     assert program.reserved_requests == {running}, "its slot is taken"
     step.start(consumer)
+    assert pool._busy_workers == {11}, "its process is busy"
     assert restored == ["left"]
     step.start(consumer)
     assert restored == ["left"], "once"

@@ -3,7 +3,8 @@
 A worker whose connection breaks forgets what it runs and what it took: it would take a task for each slot once more,
 and what it took and had not begun would stay behind. Celery's own remedy, a lower count of tasks to take, lasts until
 as many new tasks have ended, with slots that stand idle meanwhile. So a worker counts, whenever it begins to consume,
-what it runs; ``worker_disable_prefetch`` has it take no task beyond its slots.
+what it runs; ``worker_disable_prefetch`` has it take no task beyond its slots. It forgets as well which processes of
+its pool are busy: a task would wait in a busy one, beside an idle one. So it marks them.
 
 Redis keeps a message for the worker that took it until the visibility timeout, a day and more, and Airflow sends a task
 again that is queued for ten minutes. So a worker writes down, in Redis, what it takes, and whenever it begins to
@@ -20,6 +21,7 @@ import time
 from typing import Any
 
 from celery.bootsteps import StartStopStep
+from celery.concurrency.asynpool import AsynPool
 from celery.signals import task_received, worker_init
 from celery.worker.state import active_requests, reserved_requests
 
@@ -50,12 +52,16 @@ class Resume(StartStopStep):  # type: ignore[misc]  # Celery has no types.
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def start(self, parent: Any) -> None:
-        """Count what runs, and put back what does not.
+        """Count what runs and mark where, and put back what does not run.
 
         :param parent: the worker's consumer.
         """
         # Celery's count of taken slots, which a lost connection empties.
         reserved_requests.update(active_requests)
+        # So it does with the busy processes. Other pools than "prefork" keep no such set.
+        pool = getattr(parent.pool, "_pool", None)
+        if isinstance(pool, AsynPool):
+            pool._busy_workers.update(job._write_to.inqW_fd for job in pool._cache.values() if job._write_to)
         channel, key = parent.task_consumer.channel, received_by(parent.hostname)
         running = {request.message.delivery_tag for request in active_requests}
         with channel.conn_or_acquire() as redis:
