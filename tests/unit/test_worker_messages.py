@@ -132,7 +132,7 @@ def test_what_is_left_of_the_last_minutes_is_put_back(program: Any, monkeypatch:
     # One runs, one was cancelled when the connection broke, which leaves no process.
     pool._cache = {1: SimpleNamespace(_write_to=SimpleNamespace(inqW_fd=11)), 2: SimpleNamespace(_write_to=None)}
     # Celery's pool "solo" has none inside.
-    other = SimpleNamespace(hostname="celery@worker2", task_consumer=task_consumer, pool=object())
+    other = SimpleNamespace(hostname="celery@worker2", task_consumer=task_consumer, pool=SimpleNamespace(_pool=None))
     step.start(other)
     assert restored == [], "another worker's"
     assert program.reserved_requests == {running}, "its slot is taken"

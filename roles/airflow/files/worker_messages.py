@@ -59,7 +59,7 @@ class Resume(StartStopStep):  # type: ignore[misc]  # Celery has no types.
         # Celery's count of taken slots, which a lost connection empties.
         reserved_requests.update(active_requests)
         # So it does with the busy processes. Other pools than "prefork" keep no such set.
-        pool = getattr(parent.pool, "_pool", None)
+        pool = parent.pool._pool
         if isinstance(pool, AsynPool):
             pool._busy_workers.update(job._write_to.inqW_fd for job in pool._cache.values() if job._write_to)
         channel, key = parent.task_consumer.channel, received_by(parent.hostname)
